@@ -1,0 +1,1 @@
+//! Which chunks are dirty, in flight, written or known to be zero.

@@ -1,0 +1,122 @@
+//! Telling somebody that a request is done, without ever recursing.
+//!
+//! A host may send its next request from inside the callback that tells it about the last. With a device that
+//! finishes inline, that would be a recursion as deep as the guest is busy; so while one callback runs on a
+//! thread, further ones on that thread are queued and run by the outermost (SPEC D-2).
+
+use crate::error::{IoResult, to_c};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ffi::{c_int, c_void};
+
+/// Who is told that a request is done: a C function and its opaque pointer. Called exactly once.
+#[derive(Debug)]
+pub struct Callback {
+    function: unsafe extern "C" fn(opaque: *mut c_void, result: c_int),
+    opaque: *mut c_void,
+}
+
+// SAFETY: `from_raw` demands a function that may be called from any thread with its pointer; closures are `Send`.
+unsafe impl Send for Callback {}
+// SAFETY: a shared `Callback` offers nothing but `Debug`.
+unsafe impl Sync for Callback {}
+
+impl Callback {
+    /// A C function to call as `function(opaque, result)`.
+    ///
+    /// # Safety
+    /// The call is sound once, from any thread, with 0 or a negative errno as result.
+    #[must_use]
+    pub unsafe fn from_raw(
+        function: unsafe extern "C" fn(opaque: *mut c_void, result: c_int),
+        opaque: *mut c_void,
+    ) -> Self {
+        Self { function, opaque }
+    }
+
+    /// A closure. It is boxed: one allocation a request.
+    #[must_use]
+    pub fn from_closure<F: FnOnce(IoResult) + Send + 'static>(closure: F) -> Self {
+        unsafe extern "C" fn call<F: FnOnce(IoResult)>(opaque: *mut c_void, result: c_int) {
+            // SAFETY: `opaque` is the box made below, and a callback is called once.
+            let closure = unsafe { Box::from_raw(opaque.cast::<F>()) };
+            closure(crate::error::Errno::check(result));
+        }
+        Self {
+            function: call::<F>,
+            opaque: Box::into_raw(Box::new(closure)).cast(),
+        }
+    }
+
+    /// Tells it, now or, if a callback is already running on this thread, when that has returned.
+    pub(crate) fn tell(self, result: IoResult) {
+        let result = to_c(result);
+        // Without thread-local storage (a thread that is ending) there is nobody to queue behind.
+        let queued = TELLING.try_with(|telling| telling.get()).unwrap_or(false);
+        if queued {
+            // The queue lives as long as `TELLING` on this thread.
+            QUEUE.with(|queue| queue.borrow_mut().push_back((self, result)));
+            return;
+        }
+        let _telling = Telling::begin();
+        self.call(result);
+        while let Some((next, result)) = QUEUE
+            .try_with(|queue| queue.borrow_mut().pop_front())
+            .ok()
+            .flatten()
+        {
+            next.call(result);
+        }
+    }
+
+    fn call(self, result: c_int) {
+        // SAFETY: `from_raw` vouches for one call from any thread, and `self` is used up here.
+        unsafe { (self.function)(self.opaque, result) }
+    }
+}
+
+thread_local! {
+    static TELLING: Cell<bool> = const { Cell::new(false) };
+    static QUEUE: RefCell<VecDeque<(Callback, c_int)>> = const { RefCell::new(VecDeque::new()) };
+}
+
+/// Resets the mark also when a callback unwinds.
+struct Telling;
+
+impl Telling {
+    fn begin() -> Self {
+        let _ = TELLING.try_with(|telling| telling.set(true));
+        Self
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        let _ = TELLING.try_with(|telling| telling.set(false));
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_million_callbacks_inside_each_other_use_constant_stack() {
+        // SPEC D-2
+        fn again(left: usize, count: &Arc<AtomicUsize>) {
+            let counted = Arc::clone(count);
+            Callback::from_closure(move |_| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                if left > 1 {
+                    again(left - 1, &counted);
+                }
+            })
+            .tell(Ok(()));
+        }
+        let count = Arc::new(AtomicUsize::new(0));
+        again(1_000_000, &count);
+        assert_eq!(count.load(Ordering::Relaxed), 1_000_000);
+    }
+}

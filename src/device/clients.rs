@@ -1,0 +1,308 @@
+//! Who uses a device: the table through which a token finds the filter or job that it belongs to.
+//!
+//! Completions come from any thread, so a look-up takes no lock: the entries are protected by epochs, and an
+//! entry that is taken out is freed when nobody can still be looking at it.
+
+use super::callback::Callback;
+use super::{Answer, Backend, Extent, Kind, Limits, Request, Token};
+use crate::error::{Errno, Error, IoResult, Result};
+use crossbeam::epoch::{self, Atomic, Guard, Owned, Shared};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Most clients of one device at a time: its filters, and the jobs that read or write it.
+const MAX_CLIENTS: usize = 64;
+
+/// Somebody who sends requests to a device.
+pub(crate) trait Client: Send + Sync {
+    /// Takes the completion of the request in this slot, if that use of it is open. What may reach the host
+    /// is returned, not done: the caller holds a protection.
+    fn complete(&self, slot: u16, generation: u64, result: IoResult) -> Result<Followup, Refused>;
+
+    /// Takes a part of the answer to an extents request.
+    fn extent(&self, slot: u16, generation: u64, extent: Extent) -> Result<(), Refused>;
+
+    /// The device may have room for what it had refused.
+    fn room(&self) -> Followup;
+
+    /// No completion will come any more: everything open fails with `ECANCELED`.
+    fn abandon(&self) -> Vec<Followup>;
+
+    /// Not smaller than any generation that it used.
+    fn last_generation(&self) -> u64;
+}
+
+/// What is left to do once no protection is held, because it may call the host.
+#[derive(Default)]
+pub(crate) struct Followup {
+    /// Somebody to tell that a request is done.
+    pub(crate) tell: Option<(Callback, IoResult)>,
+    /// Somebody who has work to go on with.
+    pub(crate) wake: Option<Arc<dyn Wake>>,
+}
+
+impl Followup {
+    pub(crate) fn run(self) {
+        if let Some(wake) = self.wake {
+            wake.wake();
+        }
+        if let Some((callback, result)) = self.tell {
+            callback.tell(result);
+        }
+    }
+}
+
+/// Has work to go on with, when told that there is news.
+pub(crate) trait Wake: Send + Sync {
+    fn wake(&self);
+}
+
+/// A completion that names no open request: a second one, a stale one, or a token that was never given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused;
+
+impl From<Refused> for Error {
+    fn from(_: Refused) -> Self {
+        Self::new(
+            Errno::ENOENT,
+            "no request with this token is out: it was completed before, was answered inline, or never existed",
+        )
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no request with this token is out")
+    }
+}
+
+impl std::error::Error for Refused {}
+
+type Entry = Arc<dyn Client>;
+
+/// What the handles to a device share.
+pub(crate) struct Core {
+    backend: Box<dyn Backend>,
+    limits: Limits,
+    length: AtomicU64,
+    clients: [Atomic<Entry>; MAX_CLIENTS],
+    registry: Mutex<[Seat; MAX_CLIENTS]>,
+    /// How many clients hold back requests that the backend had no room for.
+    starved: AtomicUsize,
+    refused: AtomicU64,
+}
+
+/// What outlives a client in its place in the table: where its successor's generations begin, so that a token
+/// of the one never names a request of the other.
+#[derive(Clone, Copy, Default)]
+struct Seat {
+    taken: bool,
+    next_generation: u64,
+}
+
+impl Core {
+    pub(super) fn new<B: Backend + 'static>(
+        length: u64,
+        limits: Limits,
+        make: impl FnOnce(Completions) -> Result<B>,
+    ) -> Result<Arc<Self>> {
+        let mut failure = None;
+        let core = Arc::new_cyclic(|core| {
+            let backend: Box<dyn Backend> = match make(Completions(Weak::clone(core))) {
+                Ok(backend) => Box::new(backend),
+                Err(error) => {
+                    failure = Some(error);
+                    Box::new(Nothing)
+                }
+            };
+            Self {
+                backend,
+                limits,
+                length: AtomicU64::new(length),
+                clients: [const { Atomic::null() }; MAX_CLIENTS],
+                registry: Mutex::new([Seat::default(); MAX_CLIENTS]),
+                starved: AtomicUsize::new(0),
+                refused: AtomicU64::new(0),
+            }
+        });
+        failure.map_or(Ok(core), Err)
+    }
+
+    pub(super) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.length.load(Ordering::Acquire)
+    }
+
+    /// Takes note that a truncate has succeeded.
+    pub(crate) fn set_length(&self, length: u64) {
+        self.length.store(length, Ordering::Release);
+    }
+
+    pub(super) fn submit(&self, token: Token, request: &Request<'_>) -> Answer {
+        debug_assert!(request.range.end() <= self.length() || request.kind == Kind::Truncate);
+        match request.kind {
+            Kind::Discard | Kind::Flush if !self.backend.supports(request.kind) => Answer::Done(Ok(())),
+            _ => self.backend.submit(token, request),
+        }
+    }
+
+    /// Seats a client; `make` gets its number and the first generation that it may use.
+    pub(crate) fn seat<C: Client + 'static>(&self, make: impl FnOnce(u8, u64) -> Arc<C>) -> Result<Arc<C>> {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(index) = registry.iter().position(|seat| !seat.taken) else {
+            return Err(Error::new(
+                Errno::EBUSY,
+                format!("the device is used by {MAX_CLIENTS} filters and jobs already: free one first"),
+            ));
+        };
+        registry[index].taken = true;
+        let client = make(index as u8, registry[index].next_generation);
+        let entry: Entry = Arc::clone(&client) as Entry;
+        self.clients[index].store(Owned::new(entry), Ordering::Release);
+        Ok(client)
+    }
+
+    /// Takes a client out of the table; its tokens are refused from now on.
+    pub(crate) fn unseat(&self, index: u8) {
+        let guard = epoch::pin();
+        let entry = self.clients[usize::from(index)].swap(Shared::null(), Ordering::AcqRel, &guard);
+        // SAFETY: the entry was reachable only through the table, from which it was just taken by this thread
+        // alone; readers that still see it are pinned.
+        let Some(client) = (unsafe { entry.as_ref() }) else {
+            return;
+        };
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry[usize::from(index)] = Seat {
+            taken: false,
+            next_generation: client.last_generation() + 1,
+        };
+        drop(registry);
+        // SAFETY: as above; freed once no thread is pinned that could have loaded it.
+        unsafe { guard.defer_destroy(entry) }
+    }
+
+    fn client<'g>(&self, index: u8, guard: &'g Guard) -> Option<&'g Entry> {
+        let entry = self
+            .clients
+            .get(usize::from(index))?
+            .load(Ordering::Acquire, guard);
+        // SAFETY: an entry is freed only after it was taken out of the table and every thread that was pinned
+        // then has moved on; `guard` pins this one for as long as the reference lives.
+        unsafe { entry.as_ref() }
+    }
+
+    pub(super) fn complete(&self, token: Token, result: IoResult) -> Result<(), Refused> {
+        let followup = {
+            let guard = epoch::pin();
+            self.client(token.client(), &guard)
+                .ok_or(Refused)
+                .and_then(|client| client.complete(token.slot(), token.generation(), result))
+        };
+        let followup = followup.inspect_err(|_| self.note_refused(token))?;
+        followup.run();
+        if self.starved.load(Ordering::SeqCst) > 0 {
+            self.kick();
+        }
+        Ok(())
+    }
+
+    pub(super) fn extent(&self, token: Token, extent: Extent) -> Result<(), Refused> {
+        let guard = epoch::pin();
+        self.client(token.client(), &guard)
+            .ok_or(Refused)
+            .and_then(|client| client.extent(token.slot(), token.generation(), extent))
+            .inspect_err(|_| self.note_refused(token))
+    }
+
+    fn note_refused(&self, token: Token) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        log::warn!("blkmirror: completion of {token:?} refused: no such request is out");
+    }
+
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// A client began (or ceased) to hold back requests for want of room.
+    pub(crate) fn set_starved(&self, starved: bool) {
+        if starved {
+            self.starved.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.starved.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    pub(super) fn kick(&self) {
+        for client in self.each_client() {
+            client.room().run();
+        }
+    }
+
+    pub(super) fn abandon(&self) {
+        for client in self.each_client() {
+            client.abandon().into_iter().for_each(Followup::run);
+        }
+    }
+
+    fn each_client(&self) -> Vec<Entry> {
+        let guard = epoch::pin();
+        (0..MAX_CLIENTS as u8)
+            .filter_map(|index| self.client(index, &guard).map(Arc::clone))
+            .collect()
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.abandon();
+        for index in 0..MAX_CLIENTS as u8 {
+            self.unseat(index);
+        }
+    }
+}
+
+/// Stands in for a backend that could not be made, until the half-made device is dropped.
+struct Nothing;
+
+impl Backend for Nothing {
+    fn submit(&self, _: Token, _: &Request<'_>) -> Answer {
+        Answer::Done(Err(Errno::ENXIO))
+    }
+}
+
+/// A backend's way of reporting: works from any thread, and after the device is gone it reports to nobody.
+#[derive(Clone)]
+pub struct Completions(Weak<Core>);
+
+impl Completions {
+    /// As [`Device::complete`](super::Device::complete).
+    pub fn complete(&self, token: Token, result: IoResult) -> Result<(), Refused> {
+        self.0.upgrade().ok_or(Refused)?.complete(token, result)
+    }
+
+    /// As [`Device::extent`](super::Device::extent).
+    pub fn extent(&self, token: Token, extent: Extent) -> Result<(), Refused> {
+        self.0.upgrade().ok_or(Refused)?.extent(token, extent)
+    }
+
+    /// As [`Device::kick`](super::Device::kick).
+    pub fn kick(&self) {
+        if let Some(core) = self.0.upgrade() {
+            core.kick();
+        }
+    }
+}
+
+impl fmt::Debug for Completions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Completions")
+    }
+}

@@ -1,0 +1,9 @@
+//! Live block-device mirroring as a library.
+#![cfg_attr(loom, allow(dead_code, unused_imports))]
+
+pub mod bitmap;
+pub mod clock;
+pub mod device;
+pub mod error;
+pub mod range;
+mod sync;
