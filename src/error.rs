@@ -84,11 +84,7 @@ impl Errno {
     /// The errno with this positive number, if it is one.
     #[must_use]
     pub fn from_number(number: i32) -> Option<Self> {
-        if (1..=Self::MAX).contains(&number) {
-            NonZeroU16::new(number as u16).map(Self)
-        } else {
-            None
-        }
+        if (1..=Self::MAX).contains(&number) { NonZeroU16::new(number as u16).map(Self) } else { None }
     }
 
     /// What a host's callback or completion said: 0 is success, `-errno` a failure, anything else is
@@ -96,10 +92,7 @@ impl Errno {
     pub fn check(answer: i32) -> IoResult {
         match answer {
             0 => Ok(()),
-            _ => Err(answer
-                .checked_neg()
-                .and_then(Self::from_number)
-                .unwrap_or(Self::EIO)),
+            _ => Err(answer.checked_neg().and_then(Self::from_number).unwrap_or(Self::EIO)),
         }
     }
 
@@ -112,10 +105,7 @@ impl Errno {
     /// The symbol, such as `EIO`; empty if this library has no name for it.
     #[must_use]
     pub fn name(self) -> &'static str {
-        Self::NAMES
-            .iter()
-            .find(|entry| entry.0 == self)
-            .map_or("", |entry| entry.1)
+        Self::NAMES.iter().find(|entry| entry.0 == self).map_or("", |entry| entry.1)
     }
 }
 
@@ -155,10 +145,7 @@ pub struct Error {
 impl Error {
     /// An error with its message.
     pub fn new(errno: Errno, message: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            errno,
-            message: message.into(),
-        }
+        Self { errno, message: message.into() }
     }
 
     /// `EINVAL` with a message.
@@ -181,10 +168,7 @@ impl Error {
     /// The same error, its message preceded by `context` and a colon.
     #[must_use]
     pub fn context(self, context: impl fmt::Display) -> Self {
-        Self {
-            errno: self.errno,
-            message: format!("{context}: {}", self.message).into(),
-        }
+        Self { errno: self.errno, message: format!("{context}: {}", self.message).into() }
     }
 }
 
@@ -229,10 +213,7 @@ mod tests {
     #[test]
     fn an_errno_prints_its_name_and_a_text() {
         assert_eq!(Errno::ENOSPC.to_string(), "no space left on device (ENOSPC)");
-        assert_eq!(
-            Errno::from_number(4000).expect("in range").to_string(),
-            "errno 4000"
-        );
+        assert_eq!(Errno::from_number(4000).expect("in range").to_string(), "errno 4000");
         assert_eq!(Errno::from_number(0), None);
     }
 }

@@ -4,6 +4,7 @@
 pub mod bitmap;
 pub mod clock;
 pub mod device;
+pub mod engine;
 pub mod error;
 pub mod range;
 mod sync;

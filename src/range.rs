@@ -14,9 +14,7 @@ impl ByteRange {
     /// `length` bytes from `offset`; `EINVAL` if the end overflows.
     pub fn new(offset: u64, length: u64) -> Result<Self> {
         if offset.checked_add(length).is_none() {
-            return Err(Error::invalid(format!(
-                "offset {offset} + length {length} overflows"
-            )));
+            return Err(Error::invalid(format!("offset {offset} + length {length} overflows")));
         }
         Ok(Self { offset, length })
     }
@@ -24,10 +22,7 @@ impl ByteRange {
     /// From `start` to `end`, empty if `end` is not beyond `start`.
     #[must_use]
     pub fn between(start: u64, end: u64) -> Self {
-        Self {
-            offset: start,
-            length: end.saturating_sub(start),
-        }
+        Self { offset: start, length: end.saturating_sub(start) }
     }
 
     /// The first byte.
@@ -92,10 +87,7 @@ impl ChunkRange {
     /// `start..end`, empty if `end` is not beyond `start`.
     #[must_use]
     pub fn new(start: u64, end: u64) -> Self {
-        Self {
-            start,
-            end: end.max(start),
-        }
+        Self { start, end: end.max(start) }
     }
 
     /// How many chunks.
@@ -141,10 +133,7 @@ impl Geometry {
     #[must_use]
     pub fn new(length: u64, granularity: u64) -> Self {
         debug_assert!(granularity.is_power_of_two());
-        Self {
-            length,
-            shift: granularity.trailing_zeros(),
-        }
+        Self { length, shift: granularity.trailing_zeros() }
     }
 
     /// The device's length in bytes.
@@ -173,10 +162,7 @@ impl Geometry {
             let start = range.offset() >> self.shift;
             return ChunkRange { start, end: start };
         }
-        ChunkRange {
-            start: range.offset() >> self.shift,
-            end: ((range.end() - 1) >> self.shift) + 1,
-        }
+        ChunkRange { start: range.offset() >> self.shift, end: ((range.end() - 1) >> self.shift) + 1 }
     }
 
     /// The chunks that lie wholly in the range; the device's short last chunk counts as whole when the range
@@ -185,11 +171,7 @@ impl Geometry {
     pub fn contained(self, range: ByteRange) -> ChunkRange {
         let start = range.offset() >> self.shift;
         let start = start + u64::from(start << self.shift != range.offset());
-        let end = if range.end() == self.length {
-            self.chunks()
-        } else {
-            range.end() >> self.shift
-        };
+        let end = if range.end() == self.length { self.chunks() } else { range.end() >> self.shift };
         ChunkRange::new(start, end.max(start))
     }
 
@@ -202,9 +184,7 @@ impl Geometry {
     /// The first byte of a chunk, clipped at the device's end.
     #[must_use]
     pub fn byte(self, chunk: u64) -> u64 {
-        chunk
-            .checked_mul(self.granularity())
-            .map_or(self.length, |byte| byte.min(self.length))
+        chunk.checked_mul(self.granularity()).map_or(self.length, |byte| byte.min(self.length))
     }
 
     /// Checks that a range lies on the device.
@@ -239,15 +219,9 @@ mod tests {
     #[test]
     fn overflow_is_refused() {
         // SPEC D-5
-        assert_eq!(
-            ByteRange::new(u64::MAX, 1).expect_err("overflows").errno(),
-            Errno::EINVAL
-        );
+        assert_eq!(ByteRange::new(u64::MAX, 1).expect_err("overflows").errno(), Errno::EINVAL);
         assert!(ByteRange::new(u64::MAX, 0).is_ok());
-        assert_eq!(
-            check_bounds(bytes(10, 7), 16).expect_err("beyond").errno(),
-            Errno::ERANGE
-        );
+        assert_eq!(check_bounds(bytes(10, 7), 16).expect_err("beyond").errno(), Errno::ERANGE);
     }
 
     #[test]
@@ -275,12 +249,7 @@ mod tests {
         let length = (1 << 63) - 512;
         let geometry = Geometry::new(length, 1 << 26);
         assert_eq!(geometry.chunks(), 1 << 37);
-        assert_eq!(
-            geometry
-                .bytes(ChunkRange::new(geometry.chunks() - 1, geometry.chunks()))
-                .end(),
-            length
-        );
+        assert_eq!(geometry.bytes(ChunkRange::new(geometry.chunks() - 1, geometry.chunks())).end(), length);
         assert_eq!(Geometry::new(u64::MAX, 512).chunks(), 1 << 55);
         assert_eq!(Geometry::new(u64::MAX, 512).byte(1 << 55), u64::MAX);
     }

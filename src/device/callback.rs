@@ -42,10 +42,7 @@ impl Callback {
             let closure = unsafe { Box::from_raw(opaque.cast::<F>()) };
             closure(crate::error::Errno::check(result));
         }
-        Self {
-            function: call::<F>,
-            opaque: Box::into_raw(Box::new(closure)).cast(),
-        }
+        Self { function: call::<F>, opaque: Box::into_raw(Box::new(closure)).cast() }
     }
 
     /// Tells it, now or, if a callback is already running on this thread, when that has returned.
@@ -60,10 +57,7 @@ impl Callback {
         }
         let _telling = Telling::begin();
         self.call(result);
-        while let Some((next, result)) = QUEUE
-            .try_with(|queue| queue.borrow_mut().pop_front())
-            .ok()
-            .flatten()
+        while let Some((next, result)) = QUEUE.try_with(|queue| queue.borrow_mut().pop_front()).ok().flatten()
         {
             next.call(result);
         }

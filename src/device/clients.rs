@@ -1,12 +1,12 @@
 //! Who uses a device: the table through which a token finds the filter or job that it belongs to.
 //!
-//! Completions come from any thread, so a look-up takes no lock: the entries are protected by epochs, and an
-//! entry that is taken out is freed when nobody can still be looking at it.
+//! Completions come from any thread, so a look-up takes no lock, and an entry that is taken out lives for as long as
+//! somebody is still looking at it (`arc_swap`).
 
 use super::callback::Callback;
 use super::{Answer, Backend, Extent, Kind, Limits, Request, Token};
 use crate::error::{Errno, Error, IoResult, Result};
-use crossbeam::epoch::{self, Atomic, Guard, Owned, Shared};
+use arc_swap::{ArcSwapOption, Guard};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -79,14 +79,15 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-type Entry = Arc<dyn Client>;
+/// A client in its place in the table.
+struct Seated(Arc<dyn Client>);
 
 /// What the handles to a device share.
 pub(crate) struct Core {
     backend: Box<dyn Backend>,
     limits: Limits,
     length: AtomicU64,
-    clients: [Atomic<Entry>; MAX_CLIENTS],
+    clients: [ArcSwapOption<Seated>; MAX_CLIENTS],
     registry: Mutex<[Seat; MAX_CLIENTS]>,
     /// How many clients hold back requests that the backend had no room for.
     starved: AtomicUsize,
@@ -120,7 +121,7 @@ impl Core {
                 backend,
                 limits,
                 length: AtomicU64::new(length),
-                clients: [const { Atomic::null() }; MAX_CLIENTS],
+                clients: [const { ArcSwapOption::const_empty() }; MAX_CLIENTS],
                 registry: Mutex::new([Seat::default(); MAX_CLIENTS]),
                 starved: AtomicUsize::new(0),
                 refused: AtomicU64::new(0),
@@ -165,49 +166,29 @@ impl Core {
         };
         registry[index].taken = true;
         let client = make(index as u8, registry[index].next_generation);
-        let entry: Entry = Arc::clone(&client) as Entry;
-        self.clients[index].store(Owned::new(entry), Ordering::Release);
+        self.clients[index].store(Some(Arc::new(Seated(Arc::clone(&client) as Arc<dyn Client>))));
         Ok(client)
     }
 
     /// Takes a client out of the table; its tokens are refused from now on.
     pub(crate) fn unseat(&self, index: u8) {
-        let guard = epoch::pin();
-        let entry = self.clients[usize::from(index)].swap(Shared::null(), Ordering::AcqRel, &guard);
-        // SAFETY: the entry was reachable only through the table, from which it was just taken by this thread
-        // alone; readers that still see it are pinned.
-        let Some(client) = (unsafe { entry.as_ref() }) else {
+        let Some(seated) = self.clients[usize::from(index)].swap(None) else {
             return;
         };
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        registry[usize::from(index)] = Seat {
-            taken: false,
-            next_generation: client.last_generation() + 1,
-        };
-        drop(registry);
-        // SAFETY: as above; freed once no thread is pinned that could have loaded it.
-        unsafe { guard.defer_destroy(entry) }
+        registry[usize::from(index)] = Seat { taken: false, next_generation: seated.0.last_generation() + 1 };
     }
 
-    fn client<'g>(&self, index: u8, guard: &'g Guard) -> Option<&'g Entry> {
-        let entry = self
-            .clients
-            .get(usize::from(index))?
-            .load(Ordering::Acquire, guard);
-        // SAFETY: an entry is freed only after it was taken out of the table and every thread that was pinned
-        // then has moved on; `guard` pins this one for as long as the reference lives.
-        unsafe { entry.as_ref() }
+    fn client(&self, index: u8) -> Option<Guard<Option<Arc<Seated>>>> {
+        Some(self.clients.get(usize::from(index))?.load())
     }
 
     pub(super) fn complete(&self, token: Token, result: IoResult) -> Result<(), Refused> {
-        let followup = {
-            let guard = epoch::pin();
-            self.client(token.client(), &guard)
-                .ok_or(Refused)
-                .and_then(|client| client.complete(token.slot(), token.generation(), result))
+        let followup = match self.client(token.client()).as_deref() {
+            Some(Some(seated)) => seated.0.complete(token.slot(), token.generation(), result),
+            _ => Err(Refused),
         };
-        let followup = followup.inspect_err(|_| self.note_refused(token))?;
-        followup.run();
+        followup.inspect_err(|_| self.note_refused(token))?.run();
         if self.starved.load(Ordering::SeqCst) > 0 {
             self.kick();
         }
@@ -215,11 +196,11 @@ impl Core {
     }
 
     pub(super) fn extent(&self, token: Token, extent: Extent) -> Result<(), Refused> {
-        let guard = epoch::pin();
-        self.client(token.client(), &guard)
-            .ok_or(Refused)
-            .and_then(|client| client.extent(token.slot(), token.generation(), extent))
-            .inspect_err(|_| self.note_refused(token))
+        match self.client(token.client()).as_deref() {
+            Some(Some(seated)) => seated.0.extent(token.slot(), token.generation(), extent),
+            _ => Err(Refused),
+        }
+        .inspect_err(|_| self.note_refused(token))
     }
 
     fn note_refused(&self, token: Token) {
@@ -252,10 +233,10 @@ impl Core {
         }
     }
 
-    fn each_client(&self) -> Vec<Entry> {
-        let guard = epoch::pin();
-        (0..MAX_CLIENTS as u8)
-            .filter_map(|index| self.client(index, &guard).map(Arc::clone))
+    fn each_client(&self) -> Vec<Arc<dyn Client>> {
+        self.clients
+            .iter()
+            .filter_map(|entry| entry.load().as_ref().map(|seated| Arc::clone(&seated.0)))
             .collect()
     }
 }

@@ -53,10 +53,7 @@ impl IoVec {
     #[must_use]
     pub fn slice(&self, start: usize, len: usize) -> Self {
         let start = start.min(self.len);
-        Self {
-            base: self.base.cast::<u8>().wrapping_add(start).cast(),
-            len: len.min(self.len - start),
-        }
+        Self { base: self.base.cast::<u8>().wrapping_add(start).cast(), len: len.min(self.len - start) }
     }
 
     fn fill_from(&self, source: &[u8]) {
@@ -76,8 +73,7 @@ impl IoVec {
 /// The bytes in a list, `None` if the sum overflows.
 #[must_use]
 pub fn total(iov: &[IoVec]) -> Option<u64> {
-    iov.iter()
-        .try_fold(0u64, |sum, buffer| sum.checked_add(buffer.len as u64))
+    iov.iter().try_fold(0u64, |sum, buffer| sum.checked_add(buffer.len as u64))
 }
 
 /// Copies `source` into the buffers from byte `skip` of the list on, as far as they reach.
@@ -140,10 +136,7 @@ mod tests {
 
     fn list(buffers: &mut [Vec<u8>]) -> Vec<IoVec> {
         // SAFETY: the vectors outlive the list in each test.
-        buffers
-            .iter_mut()
-            .map(|b| unsafe { IoVec::new(b.as_mut_ptr().cast(), b.len()) })
-            .collect()
+        buffers.iter_mut().map(|b| unsafe { IoVec::new(b.as_mut_ptr().cast(), b.len()) }).collect()
     }
 
     #[test]

@@ -107,11 +107,7 @@ impl Limits {
                 )));
             }
         }
-        self.max_iov = if self.max_iov == 0 {
-            MAX_IOV
-        } else {
-            self.max_iov.min(MAX_IOV)
-        };
+        self.max_iov = if self.max_iov == 0 { MAX_IOV } else { self.max_iov.min(MAX_IOV) };
         Ok(self)
     }
 
@@ -149,63 +145,14 @@ mod tests {
     fn each_senseless_limit_is_named() {
         let good = Limits::default();
         for (limits, name) in [
-            (
-                Limits {
-                    request_alignment: 3,
-                    ..good
-                },
-                "request_alignment 3",
-            ),
-            (
-                Limits {
-                    memory_alignment: 1 << 17,
-                    ..good
-                },
-                "memory_alignment 131072",
-            ),
-            (
-                Limits {
-                    cluster_size: 1000,
-                    ..good
-                },
-                "cluster_size 1000",
-            ),
-            (
-                Limits {
-                    zero_alignment: 7,
-                    ..good
-                },
-                "zero_alignment 7",
-            ),
-            (
-                Limits {
-                    discard_alignment: 1 << 40,
-                    ..good
-                },
-                "discard_alignment",
-            ),
-            (
-                Limits {
-                    max_transfer: 511,
-                    ..good
-                },
-                "max_transfer 511",
-            ),
-            (
-                Limits {
-                    max_zero: 4095,
-                    request_alignment: 4096,
-                    ..good
-                },
-                "max_zero 4095",
-            ),
-            (
-                Limits {
-                    max_discard: 1,
-                    ..good
-                },
-                "max_discard 1",
-            ),
+            (Limits { request_alignment: 3, ..good }, "request_alignment 3"),
+            (Limits { memory_alignment: 1 << 17, ..good }, "memory_alignment 131072"),
+            (Limits { cluster_size: 1000, ..good }, "cluster_size 1000"),
+            (Limits { zero_alignment: 7, ..good }, "zero_alignment 7"),
+            (Limits { discard_alignment: 1 << 40, ..good }, "discard_alignment"),
+            (Limits { max_transfer: 511, ..good }, "max_transfer 511"),
+            (Limits { max_zero: 4095, request_alignment: 4096, ..good }, "max_zero 4095"),
+            (Limits { max_discard: 1, ..good }, "max_discard 1"),
         ] {
             let error = limits.checked().expect_err(name);
             assert!(error.message().starts_with(name), "{error}");
@@ -214,10 +161,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_device_counts_as_aligned() {
-        let limits = Limits {
-            request_alignment: 512,
-            ..Limits::default()
-        };
+        let limits = Limits { request_alignment: 512, ..Limits::default() };
         let range = |offset, length| ByteRange::new(offset, length).expect("valid");
         assert!(limits.admits(range(512, 488), 1000));
         assert!(!limits.admits(range(512, 100), 1000));

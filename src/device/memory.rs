@@ -30,10 +30,7 @@ impl Memory {
         Device::new(length, limits, |completions| {
             let mut pages = Vec::new();
             grow(&mut pages, length)?;
-            Ok(Self {
-                pages: RwLock::new(pages),
-                completions,
-            })
+            Ok(Self { pages: RwLock::new(pages), completions })
         })
     }
 
@@ -55,9 +52,7 @@ impl Memory {
     fn read(&self, range: ByteRange, iov: &[IoVec]) {
         static ZEROES: [u8; PAGE as usize] = [0; PAGE as usize];
         self.each_page(range, |page, within, at| {
-            let held = page
-                .get()
-                .map(|page| page.lock().unwrap_or_else(PoisonError::into_inner));
+            let held = page.get().map(|page| page.lock().unwrap_or_else(PoisonError::into_inner));
             let bytes = held.as_ref().and_then(|page| page.as_deref()).unwrap_or(&ZEROES);
             scatter(iov, at, &bytes[within.offset() as usize..within.end() as usize]);
         });
@@ -69,10 +64,8 @@ impl Memory {
             if iov.is_none() && page.get().is_none() {
                 return;
             }
-            let mut held = page
-                .get_or_init(|| Mutex::new(None))
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut held =
+                page.get_or_init(|| Mutex::new(None)).lock().unwrap_or_else(PoisonError::into_inner);
             if iov.is_none() && (held.is_none() || (flags.may_unmap && within.len() == PAGE)) {
                 *held = None;
                 return;
@@ -94,23 +87,15 @@ impl Memory {
     }
 
     fn extents(&self, token: Token, range: ByteRange) {
-        let mut run = Extent {
-            length: 0,
-            flags: ExtentFlags::HOLE,
-        };
+        let mut run = Extent { length: 0, flags: ExtentFlags::HOLE };
         let mut report = |run: Extent| {
             // A request that was given up meanwhile needs no answer.
             let _ = run.length > 0 && self.completions.extent(token, run).is_ok();
         };
         self.each_page(range, |page, within, _| {
-            let held = page
-                .get()
-                .map(|page| page.lock().unwrap_or_else(PoisonError::into_inner));
-            let flags = if held.is_some_and(|page| page.is_some()) {
-                ExtentFlags::DATA
-            } else {
-                ExtentFlags::HOLE
-            };
+            let held = page.get().map(|page| page.lock().unwrap_or_else(PoisonError::into_inner));
+            let flags =
+                if held.is_some_and(|page| page.is_some()) { ExtentFlags::DATA } else { ExtentFlags::HOLE };
             if flags != run.flags {
                 report(run);
                 run = Extent { length: 0, flags };
@@ -127,16 +112,9 @@ impl Memory {
 }
 
 fn grow(pages: &mut Vec<OnceCell<Mutex<Option<Page>>>>, length: u64) -> Result<()> {
-    let no_memory = || {
-        Error::new(
-            Errno::ENOMEM,
-            format!("no memory for a memory device of {length} bytes"),
-        )
-    };
+    let no_memory = || Error::new(Errno::ENOMEM, format!("no memory for a memory device of {length} bytes"));
     let count = usize::try_from(length.div_ceil(PAGE)).map_err(|_| no_memory())?;
-    pages
-        .try_reserve_exact(count.saturating_sub(pages.len()))
-        .map_err(|_| no_memory())?;
+    pages.try_reserve_exact(count.saturating_sub(pages.len())).map_err(|_| no_memory())?;
     pages.resize_with(count.max(pages.len()), OnceCell::new);
     Ok(())
 }
@@ -157,14 +135,7 @@ impl Backend for Memory {
             }
             Kind::Write => self.change(request.range, request.flags, Some(request.iov)),
             Kind::Zero => self.change(request.range, request.flags, None),
-            Kind::Discard => self.change(
-                request.range,
-                Flags {
-                    may_unmap: true,
-                    fua: false,
-                },
-                None,
-            ),
+            Kind::Discard => self.change(request.range, Flags { may_unmap: true, fua: false }, None),
             Kind::Flush => Ok(()),
             Kind::Extents => {
                 self.extents(token, request.range);

@@ -5,6 +5,7 @@
 //! [`Answer::Again`]. The library's own users of a device (filters and jobs) are its *clients*: each keeps the
 //! requests that it sent in slots of its own, and a token names client, slot and use (`clients`, `token`).
 
+mod buffer;
 mod callback;
 pub(crate) mod clients;
 #[cfg(all(feature = "file", unix))]
@@ -15,7 +16,10 @@ mod memory;
 mod null;
 mod token;
 
+pub use buffer::AlignedBuffer;
 pub use callback::Callback;
+
+pub(crate) use clients::{Client, Followup, Wake};
 pub use clients::{Completions, Refused};
 pub use iovec::{IoVec, gather, scatter, slice_into, total};
 pub use limits::{Limits, MAX_IOV, MAX_TRANSFER, MAX_ZERO};
@@ -118,29 +122,19 @@ pub struct ExtentFlags {
 
 impl ExtentFlags {
     /// Allocated data.
-    pub const DATA: Self = Self {
-        data: true,
-        zero: false,
-        allocated: true,
-    };
+    pub const DATA: Self = Self { data: true, zero: false, allocated: true };
     /// Allocated, reads as zero.
-    pub const ZERO: Self = Self {
-        data: false,
-        zero: true,
-        allocated: true,
-    };
+    pub const ZERO: Self = Self { data: false, zero: true, allocated: true };
     /// A hole that reads as zero.
-    pub const HOLE: Self = Self {
-        data: false,
-        zero: true,
-        allocated: false,
-    };
+    pub const HOLE: Self = Self { data: false, zero: true, allocated: false };
     /// Not in this layer; what it reads as is the backing's affair.
-    pub const UNALLOCATED: Self = Self {
-        data: false,
-        zero: false,
-        allocated: false,
-    };
+    pub const UNALLOCATED: Self = Self { data: false, zero: false, allocated: false };
+
+    /// Whether there is something to copy: data, or what is allocated and not said to be zero.
+    #[must_use]
+    pub fn holds_data(self) -> bool {
+        self.data || (self.allocated && !self.zero)
+    }
 }
 
 /// A run of bytes that hold the same kind of thing; extents of one answer follow each other without gaps.
@@ -204,21 +198,14 @@ impl Device {
         make: impl FnOnce(Completions) -> Result<B>,
     ) -> Result<Self> {
         let limits = limits.checked()?;
-        Ok(Self {
-            core: Core::new(length, limits, make)?,
-        })
+        Ok(Self { core: Core::new(length, limits, make)? })
     }
 
     /// A device in memory, all zero.
     pub fn memory(length: u64) -> Result<Self> {
         Memory::device(
             length,
-            Limits {
-                reads_zero: true,
-                discard_zeroes: true,
-                cheap_zero: true,
-                ..Limits::default()
-            },
+            Limits { reads_zero: true, discard_zeroes: true, cheap_zero: true, ..Limits::default() },
         )
     }
 
@@ -244,11 +231,7 @@ impl Device {
     #[must_use]
     pub fn is_same_storage(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.core, &other.core)
-            || self
-                .core
-                .backend()
-                .identity()
-                .is_some_and(|id| other.core.backend().identity() == Some(id))
+            || self.core.backend().identity().is_some_and(|id| other.core.backend().identity() == Some(id))
     }
 
     /// Reports the outcome of a request that was answered with [`Answer::Pending`], from any thread.
@@ -305,8 +288,6 @@ impl Device {
 
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Device")
-            .field("length", &self.length())
-            .finish_non_exhaustive()
+        f.debug_struct("Device").field("length", &self.length()).finish_non_exhaustive()
     }
 }

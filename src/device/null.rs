@@ -41,19 +41,9 @@ impl Backend for Null {
                 }
             }
             Kind::Extents => {
-                let flags = if self.options.unallocated {
-                    ExtentFlags::HOLE
-                } else {
-                    ExtentFlags::DATA
-                };
+                let flags = if self.options.unallocated { ExtentFlags::HOLE } else { ExtentFlags::DATA };
                 // A request that was given up meanwhile needs no answer.
-                let _ = self.completions.extent(
-                    token,
-                    Extent {
-                        length: request.range.len(),
-                        flags,
-                    },
-                );
+                let _ = self.completions.extent(token, Extent { length: request.range.len(), flags });
             }
             _ => {}
         }

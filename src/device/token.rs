@@ -72,9 +72,7 @@ impl SlotState {
     pub(crate) fn claim(&self, generation: u64) -> bool {
         let next = (generation + 1) % GENERATIONS;
         let open = generation << 1 | OPEN;
-        self.0
-            .compare_exchange(open, next << 1, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
+        self.0.compare_exchange(open, next << 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Whether this use of the slot is still open.
@@ -110,19 +108,13 @@ mod tests {
         assert_ne!(first, second);
         assert!(!slot.claim(first), "a stale completion");
         assert!(slot.claim(second));
-        assert!(
-            !slot.claim(slot.generation()),
-            "a completion of what was never sent"
-        );
+        assert!(!slot.claim(slot.generation()), "a completion of what was never sent");
     }
 
     #[test]
     fn a_token_carries_its_three_parts() {
         let token = Token::new(200, 65_000, GENERATIONS - 1);
-        assert_eq!(
-            (token.client(), token.slot(), token.generation()),
-            (200, 65_000, GENERATIONS - 1)
-        );
+        assert_eq!((token.client(), token.slot(), token.generation()), (200, 65_000, GENERATIONS - 1));
         assert_eq!(Token::from_raw(token.raw()), token);
     }
 }

@@ -1,0 +1,114 @@
+//! Memory for requests: aligned as devices want it, zeroed, and given back when nobody uses it.
+
+use super::IoVec;
+use crate::error::{Errno, Error, Result};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+
+/// An owned block of memory, aligned for the devices that it is for.
+///
+/// It is lent out as [`IoVec`]s while requests are under way, so nobody gets a slice of it: who reads or writes its
+/// bytes goes through [`super::gather`] and [`super::scatter`].
+#[derive(Debug)]
+pub struct AlignedBuffer {
+    base: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the block is owned; access to its bytes goes through raw copies, by whoever the request protocol allows.
+unsafe impl Send for AlignedBuffer {}
+// SAFETY: as above: a shared buffer gives out pointers only.
+unsafe impl Sync for AlignedBuffer {}
+
+impl AlignedBuffer {
+    /// `length` zeroed bytes on a multiple of `alignment`, a power of two. `ENOMEM` with the size if it can't be had.
+    pub fn new(length: usize, alignment: usize) -> Result<Self> {
+        let no_memory = || Error::new(Errno::ENOMEM, format!("no memory for a buffer of {length} bytes"));
+        let layout = Layout::from_size_align(length.max(1), alignment.max(64)).map_err(|_| no_memory())?;
+        // SAFETY: the layout's size is not zero.
+        let base = unsafe { alloc_zeroed(layout) };
+        Ok(Self { base: NonNull::new(base).ok_or_else(no_memory)?, layout })
+    }
+
+    /// How many bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// Whether it holds no bytes; it always does.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// A part of it, for a request. Clipped to the buffer.
+    ///
+    /// # Safety
+    /// The buffer outlives the request, and whoever else uses these bytes meanwhile only reads them or expects them
+    /// to change.
+    #[must_use]
+    pub unsafe fn lend(&self, offset: usize, length: usize) -> IoVec {
+        let offset = offset.min(self.len());
+        // SAFETY: the part lies in the block, which the caller keeps for as long as the request is out.
+        unsafe { IoVec::new(self.base.as_ptr().add(offset).cast(), length.min(self.len() - offset)) }
+    }
+
+    /// Whether the first `length` bytes from `offset` are all zero; looks no further than the first that isn't.
+    ///
+    /// # Safety
+    /// No request that writes to these bytes is out.
+    #[must_use]
+    pub unsafe fn is_zero(&self, offset: usize, length: usize) -> bool {
+        let offset = offset.min(self.len());
+        let length = length.min(self.len() - offset);
+        // SAFETY: the part lies in the block, which is initialised, and nobody writes to it, as the caller vouches.
+        let bytes = unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), length) };
+        is_zero(bytes)
+    }
+}
+
+impl Drop for AlignedBuffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+    }
+}
+
+/// Whether every byte is zero. Written so that the compiler turns the inner loop into wide loads.
+#[must_use]
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    /// Long enough to be worth a wide test, short enough to stop soon.
+    const BLOCK: usize = 256;
+    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+    blocks.iter().all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
+        && rest.iter().all(|byte| *byte == 0)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_single_byte_counts() {
+        for length in [0, 1, 255, 256, 257, 1000] {
+            let mut bytes = vec![0u8; length];
+            assert!(is_zero(&bytes));
+            for at in 0..length {
+                bytes[at] = 1;
+                assert!(!is_zero(&bytes), "byte {at} of {length}");
+                bytes[at] = 0;
+            }
+        }
+    }
+
+    #[test]
+    fn memory_that_can_not_be_had_is_an_error() {
+        assert_eq!(AlignedBuffer::new(usize::MAX / 2, 4096).expect_err("too much").errno(), Errno::ENOMEM);
+        let buffer = AlignedBuffer::new(10_000, 4096).expect("little");
+        // SAFETY: no request is made.
+        assert_eq!(unsafe { buffer.lend(0, 10) }.base() as usize % 4096, 0);
+        // SAFETY: as above.
+        assert_eq!(unsafe { buffer.lend(9_999, 10) }.len(), 1);
+    }
+}

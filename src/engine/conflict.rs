@@ -1,0 +1,177 @@
+//! Conflicts: two operations that touch a common chunk never run together (SPEC X-1).
+//!
+//! Chunks in flight are bits of a map, so that the background, which never waits, tests and steps over them in no
+//! time. A guest's write waits instead: it counts the operations that it must wait for, each of which lists it as a
+//! dependent, and starts when the count falls to zero. It waits for what runs on its chunks and for every *earlier*
+//! waiter that overlaps it, and holds nothing meanwhile; so the order among overlapping writes is that of arrival,
+//! the waits can't form a circle, and waking costs as much as there are dependents (SPEC ).
+//!
+//! A chunk that guests keep so busy that the background steps over it pass after pass is *reserved*: a background
+//! operation queues for it as a guest's write would, and later writes queue behind it.
+
+use super::Engine;
+use super::outbox::OpId;
+use crate::bitmap::ChunkMap;
+use crate::error::Result;
+use crate::range::ChunkRange;
+
+#[derive(Debug)]
+pub(super) struct Conflicts {
+    /// Chunks that running operations and planned pieces hold.
+    in_flight: ChunkMap,
+}
+
+impl Conflicts {
+    pub(super) fn new(chunks: u64) -> Result<Self> {
+        Ok(Self { in_flight: ChunkMap::new(chunks)? })
+    }
+
+    pub(super) fn hold(&mut self, chunks: ChunkRange) {
+        debug_assert!(!self.in_flight.any(chunks), "{chunks:?} is held twice");
+        self.in_flight.set(chunks);
+    }
+
+    pub(super) fn release(&mut self, chunks: ChunkRange) {
+        debug_assert!(self.in_flight.all(chunks), "{chunks:?} is released and was not held");
+        self.in_flight.clear(chunks);
+    }
+
+    pub(super) fn any(&self, chunks: ChunkRange) -> bool {
+        self.in_flight.any(chunks)
+    }
+
+    /// The first part of `chunks` that nothing holds.
+    pub(super) fn first_free_part(&self, chunks: ChunkRange) -> Option<ChunkRange> {
+        let start = self.in_flight.first_clear(chunks)?;
+        let rest = ChunkRange::new(start, chunks.end);
+        Some(ChunkRange::new(start, self.in_flight.first_set(rest).unwrap_or(chunks.end)))
+    }
+}
+
+/// Whom an operation keeps waiting, and how many it waits for itself.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) blockers: u32,
+    pub(super) dependents: Vec<OpId>,
+}
+
+impl Engine {
+    /// Makes `waiter` wait for whatever runs on these chunks and for every earlier waiter that overlaps them; says
+    /// for how many that is.
+    pub(super) fn queue_behind(&mut self, waiter: OpId, chunks: ChunkRange) -> u32 {
+        let held = self.conflicts.any(chunks);
+        if !held && !self.somebody_waits() {
+            return 0;
+        }
+        let mut blockers = 0;
+        if held || self.ops.reserved().is_some() {
+            blockers += self.ops.make_wait(waiter, chunks);
+        }
+        blockers += self.guests.make_wait(waiter, chunks);
+        self.queue_of(waiter).blockers = blockers;
+        blockers
+    }
+
+    pub(super) fn somebody_waits(&self) -> bool {
+        self.guests.waiting() > 0 || self.ops.reserved().is_some()
+    }
+
+    /// The first part of `chunks` that nothing holds and nobody waits for.
+    pub(super) fn first_startable_part(&self, chunks: ChunkRange) -> Option<ChunkRange> {
+        if !self.somebody_waits() {
+            return self.conflicts.first_free_part(chunks);
+        }
+        let mut rest = chunks;
+        while !rest.is_empty() {
+            let part = self.conflicts.first_free_part(rest)?;
+            match first_outside(part, self.guests.awaited().chain(self.ops.reserved_chunks())) {
+                Some(free) => return Some(free),
+                None => rest.start = part.end,
+            }
+        }
+        None
+    }
+
+    /// An operation is over: those that waited for it wait for one less, and run if that was the last.
+    pub(super) fn wake_dependents(&mut self, finished: OpId) {
+        let mut dependents = std::mem::take(&mut self.queue_of(finished).dependents);
+        for dependent in dependents.drain(..) {
+            let queue = self.queue_of(dependent);
+            debug_assert!(queue.blockers > 0, "{dependent:?} is woken and waits for nobody");
+            queue.blockers -= 1;
+            if queue.blockers == 0 {
+                match dependent.guest_index() {
+                    Some(index) => self.admit_guest(index),
+                    None => self.take_up_reservation(dependent),
+                }
+            }
+        }
+        // Its room is kept for the next operation in this place, unless that has been given some meanwhile.
+        let queue = self.queue_of(finished);
+        if queue.dependents.capacity() == 0 {
+            queue.dependents = dependents;
+        }
+    }
+
+    fn queue_of(&mut self, op: OpId) -> &mut Queue {
+        match op.guest_index() {
+            Some(index) => self.guests.queue_mut(index),
+            None => self.ops.queue_mut(op),
+        }
+    }
+
+    /// A chunk was stepped over for a whole pass because of guests: queue for it.
+    pub(super) fn reserve(&mut self, chunk: u64) {
+        let chunks = ChunkRange::new(chunk, chunk + 1);
+        let wanted = self.tracking.dirty.is_dirty(chunk) && self.guests.touches(chunks);
+        if !wanted || self.ops.reserved().is_some() || self.scan.written.is_some() {
+            return;
+        }
+        let Some(op) = self.ops.take_reserved(chunks) else {
+            return;
+        };
+        if self.queue_behind(op, chunks) == 0 {
+            self.take_up_reservation(op);
+        }
+    }
+
+    /// Nobody is before the reservation any more: its chunk is held, and copied as soon as there is a buffer.
+    fn take_up_reservation(&mut self, op: OpId) {
+        let Some(chunks) = self.ops.reserved_chunks().next() else {
+            return;
+        };
+        if self.pauses.any() || !self.is_copying() || !self.tracking.dirty.is_dirty(chunks.start) {
+            self.ops.end_reservation();
+            self.wake_dependents(op);
+            return;
+        }
+        self.scan.took(self.tracking.dirty.clear(chunks));
+        self.conflicts.hold(chunks);
+        self.ops.hold_reservation();
+    }
+
+    /// Gives the reservation up, so that nobody waits behind an operation that will not run.
+    pub(super) fn drop_reservation(&mut self) {
+        let (Some(op), Some(chunks)) = (self.ops.reserved(), self.ops.reserved_chunks().next()) else {
+            return;
+        };
+        if self.ops.reservation_is_held() {
+            self.give_up_piece(chunks);
+        } else {
+            self.guests.forget_dependent(op);
+            self.ops.forget_dependent(op);
+        }
+        self.ops.end_reservation();
+        self.wake_dependents(op);
+    }
+}
+
+/// The first part of `chunks` that none of `taken` touches.
+fn first_outside(chunks: ChunkRange, taken: impl Iterator<Item = ChunkRange> + Clone) -> Option<ChunkRange> {
+    let mut start = chunks.start;
+    while let Some(over) = taken.clone().find(|range| range.contains(start)) {
+        start = over.end;
+    }
+    let end = taken.filter(|range| range.start > start).map(|range| range.start).fold(chunks.end, u64::min);
+    (start < end).then_some(ChunkRange { start, end })
+}

@@ -1,0 +1,529 @@
+//! Background operations: reading a piece of the source and writing it to the target, or sending a zero or a discard.
+
+use super::arena::{Arena, Segment};
+use super::conflict::Queue;
+use super::options::{MAX_IN_FLIGHT, Settings};
+use super::outbox::{OpId, Side};
+use super::scan::{Method, Piece};
+use super::{Engine, Extent, Flags, Kind, Status};
+use crate::error::{Errno, Error, IoResult, Result};
+use crate::range::{ByteRange, ChunkRange, Geometry};
+
+/// What a background operation waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OpState {
+    Free,
+    /// The extents of a run, to plan it.
+    Query,
+    Read,
+    Write,
+    Zero,
+    Discard,
+    /// The target's flush, before ready or at the end.
+    Flush,
+    /// The target's growing.
+    Truncate,
+    /// A part of the pre-zero pass.
+    PreZero,
+    /// A part of the allocation scan.
+    Survey,
+    /// Its turn at a chunk that guests keep busy.
+    Reserved,
+}
+
+#[derive(Debug)]
+struct Op {
+    state: OpState,
+    chunks: ChunkRange,
+    range: ByteRange,
+    buffers: Vec<Segment>,
+    queue: Queue,
+}
+
+/// A place in the queue for a chunk that guests keep busy.
+#[derive(Clone, Copy, Debug)]
+struct Reservation {
+    op: OpId,
+    /// Its turn has come: the chunk is held and not dirty.
+    held: bool,
+}
+
+/// The background operations and the copy buffers.
+#[derive(Debug)]
+pub(super) struct Ops {
+    slots: Vec<Op>,
+    free: Vec<u16>,
+    arena: Arena,
+    in_flight: u32,
+    in_flight_bytes: u64,
+    reserved: Option<Reservation>,
+    queries: u32,
+}
+
+impl Ops {
+    pub(super) fn new(settings: &Settings, geometry: Geometry) -> Result<Self> {
+        let no_memory = |_| Error::new(Errno::ENOMEM, "no memory for the table of operations");
+        // One more than may be in flight, for the reservation.
+        let count = (settings.max_in_flight + 1).min(MAX_IN_FLIGHT) as u16;
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(usize::from(count)).map_err(no_memory)?;
+        slots.resize_with(usize::from(count), || Op {
+            state: OpState::Free,
+            chunks: ChunkRange::default(),
+            range: ByteRange::default(),
+            buffers: Vec::new(),
+            queue: Queue::default(),
+        });
+        // No more buffers than the device has chunks.
+        let chunks = (settings.buf_size / settings.granularity).min(geometry.chunks().max(1));
+        let arena = Arena::new(u32::try_from(chunks).unwrap_or(u32::MAX))?;
+        Ok(Self {
+            slots,
+            free: (0..count).rev().collect(),
+            arena,
+            in_flight: 0,
+            in_flight_bytes: 0,
+            reserved: None,
+            queries: 0,
+        })
+    }
+
+    pub(super) fn arena_chunks(&self) -> u32 {
+        self.arena.chunks()
+    }
+
+    pub(super) fn buffers_free(&self) -> u32 {
+        self.arena.free_chunks()
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    pub(super) fn in_flight_bytes(&self) -> u64 {
+        self.in_flight_bytes
+    }
+
+    pub(super) fn queries(&self) -> u32 {
+        self.queries
+    }
+
+    /// Starts an operation; `None` if all places are taken.
+    pub(super) fn take(&mut self, state: OpState, chunks: ChunkRange, range: ByteRange) -> Option<OpId> {
+        let index = self.free.pop()?;
+        let op = &mut self.slots[usize::from(index)];
+        (op.state, op.chunks, op.range) = (state, chunks, range);
+        self.in_flight += 1;
+        self.in_flight_bytes += copied_bytes(state, range);
+        self.queries += u32::from(state == OpState::Query);
+        Some(OpId::background(index))
+    }
+
+    fn give_back(&mut self, id: OpId) {
+        let op = &mut self.slots[id.background_index()];
+        self.in_flight -= 1;
+        self.in_flight_bytes -= copied_bytes(op.state, op.range);
+        self.queries -= u32::from(op.state == OpState::Query);
+        op.state = OpState::Free;
+        self.arena.give_back(&mut op.buffers);
+        self.free.push(id.background_index() as u16);
+    }
+
+    fn op(&self, id: OpId) -> &Op {
+        &self.slots[id.background_index()]
+    }
+
+    pub(super) fn queue_mut(&mut self, id: OpId) -> &mut Queue {
+        &mut self.slots[id.background_index()].queue
+    }
+
+    /// Lists `waiter` as a dependent of every operation on these chunks.
+    pub(super) fn make_wait(&mut self, waiter: OpId, chunks: ChunkRange) -> u32 {
+        let mut count = 0;
+        for (index, op) in self.slots.iter_mut().enumerate() {
+            let itself = OpId::background(index as u16) == waiter;
+            if !itself && op.state != OpState::Free && op.chunks.overlaps(chunks) {
+                op.queue.dependents.push(waiter);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    pub(super) fn forget_dependent(&mut self, waiter: OpId) {
+        for op in &mut self.slots {
+            op.queue.dependents.retain(|dependent| *dependent != waiter);
+        }
+    }
+
+    pub(super) fn forget_all_dependents(&mut self) {
+        for op in &mut self.slots {
+            op.queue.dependents.clear();
+        }
+    }
+
+    pub(super) fn reserved(&self) -> Option<OpId> {
+        self.reserved.map(|reservation| reservation.op)
+    }
+
+    pub(super) fn reserved_chunks(&self) -> impl Iterator<Item = ChunkRange> + Clone + '_ {
+        self.reserved.iter().map(|reservation| self.op(reservation.op).chunks)
+    }
+
+    pub(super) fn reservation_is_held(&self) -> bool {
+        self.reserved.is_some_and(|reservation| reservation.held)
+    }
+
+    /// A reservation takes a place but is not in flight: nothing of it is under way.
+    pub(super) fn take_reserved(&mut self, chunks: ChunkRange) -> Option<OpId> {
+        let index = self.free.pop()?;
+        let op = &mut self.slots[usize::from(index)];
+        (op.state, op.chunks, op.range) = (OpState::Reserved, chunks, ByteRange::default());
+        let op = OpId::background(index);
+        self.reserved = Some(Reservation { op, held: false });
+        Some(op)
+    }
+
+    pub(super) fn hold_reservation(&mut self) {
+        if let Some(reservation) = &mut self.reserved {
+            reservation.held = true;
+        }
+    }
+
+    pub(super) fn end_reservation(&mut self) {
+        if let Some(Reservation { op, .. }) = self.reserved.take() {
+            let slot = &mut self.slots[op.background_index()];
+            slot.state = OpState::Free;
+            slot.queue.blockers = 0;
+            self.free.push(op.background_index() as u16);
+        }
+    }
+
+    /// The reservation becomes a read of its chunk, if it has its turn and there is a buffer.
+    fn begin_reserved_read(&mut self, geometry: Geometry) -> Option<OpId> {
+        let Reservation { op: id, held: true } = self.reserved? else {
+            return None;
+        };
+        let op = &mut self.slots[id.background_index()];
+        if self.arena.take(1, 1, &mut op.buffers) == 0 {
+            return None;
+        }
+        op.state = OpState::Read;
+        op.range = geometry.bytes(op.chunks);
+        self.in_flight += 1;
+        self.in_flight_bytes += op.range.len();
+        self.reserved = None;
+        Some(id)
+    }
+}
+
+/// The bytes of progress that an operation stands for: what it takes from the dirty set.
+fn copied_bytes(state: OpState, range: ByteRange) -> u64 {
+    match state {
+        OpState::Query | OpState::Read | OpState::Write | OpState::Zero | OpState::Discard => range.len(),
+        _ => 0,
+    }
+}
+
+/// What became of a piece.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Started {
+    /// It is under way, or needed nothing; what is left of it comes next.
+    Yes { rest: ChunkRange },
+    /// There is no buffer or place for it now.
+    NoRoom,
+}
+
+impl Engine {
+    /// Starts the reserved copy, before everything else: guests wait behind it.
+    pub(super) fn start_reservation(&mut self) {
+        if let Some(id) = self.ops.begin_reserved_read(self.geometry) {
+            let op = self.ops.op(id);
+            self.outbox.transfer(id, Side::Source, Kind::Read, op.range, &op.buffers);
+            self.rate.charge(self.now, op.range.len());
+        }
+    }
+
+    /// Starts a planned piece, whose chunks are held and not dirty.
+    pub(super) fn start_piece(&mut self, piece: Piece) -> Started {
+        match piece.method {
+            Method::Copy => self.start_copy(piece.chunks),
+            Method::Zero | Method::Discard => self.start_clear(piece),
+        }
+    }
+
+    fn start_copy(&mut self, piece: ChunkRange) -> Started {
+        let most = self.most_chunks_per_copy();
+        let narrow = ChunkRange::new(piece.start, piece.end.min(piece.start + most));
+        let (mut chunks, mut rest) = (narrow, ChunkRange::new(narrow.end, piece.end));
+        if self.scan.written.is_some() {
+            let Some(wide) = self.widen(narrow, piece) else {
+                // Somebody holds what it would be widened by: later.
+                self.give_up_piece(piece);
+                return Started::Yes { rest: ChunkRange::new(piece.end, piece.end) };
+            };
+            chunks = wide;
+            rest = ChunkRange::new(wide.end.min(piece.end), piece.end);
+        }
+        let range = self.geometry.bytes(chunks);
+        let want = chunks.len() as u32;
+        let max_segments = self.source.limits.max_iov.min(self.target.limits.max_iov) as usize;
+        let widened = chunks != narrow;
+        if self.ops.buffers_free() == 0 || (widened && self.ops.buffers_free() < want) {
+            return Started::NoRoom;
+        }
+        let Some(id) = self.ops.take(OpState::Read, chunks, range) else {
+            return Started::NoRoom;
+        };
+        let op = &mut self.ops.slots[id.background_index()];
+        let got = self.ops.arena.take(want, max_segments, &mut op.buffers);
+        if got < want {
+            if widened {
+                // Fragmented beyond what the devices take in one list.
+                self.ops.give_back(id);
+                return Started::NoRoom;
+            }
+            let shorter = ChunkRange::new(chunks.start, chunks.start + u64::from(got));
+            rest = ChunkRange::new(shorter.end, piece.end);
+            chunks = shorter;
+            let shorter = self.geometry.bytes(chunks);
+            self.ops.in_flight_bytes -= range.len() - shorter.len();
+            let op = &mut self.ops.slots[id.background_index()];
+            (op.chunks, op.range) = (chunks, shorter);
+        }
+        if widened {
+            self.hold_widened(chunks, piece);
+        }
+        let op = &self.ops.slots[id.background_index()];
+        self.outbox.transfer(id, Side::Source, Kind::Read, op.range, &op.buffers);
+        self.rate.charge(self.now, op.range.len());
+        Started::Yes { rest }
+    }
+
+    /// A chunk at least, however large it is; what is larger than a device takes at a time goes in parts.
+    fn most_chunks_per_copy(&self) -> u64 {
+        let first =
+            if self.guests.are_active(self.now) { self.settings.options.guest_first_io } else { u64::MAX };
+        let most = self
+            .settings
+            .max_io
+            .min(first)
+            .min(self.source.limits.max_transfer)
+            .min(self.target.limits.max_transfer);
+        (most / self.geometry.granularity()).clamp(1, u64::from(self.ops.arena_chunks()))
+    }
+
+    /// Widens a copy to whole clusters at an end that lies in a cluster that is not complete on the target
+    /// (SPEC C-5). `None` if somebody else holds or awaits what would be added.
+    fn widen(&self, narrow: ChunkRange, piece: ChunkRange) -> Option<ChunkRange> {
+        let wide = self.rounded_to_clusters(narrow);
+        if wide.len() > u64::from(self.ops.arena_chunks()) {
+            // One cluster always fits.
+            return self.widen(ChunkRange::new(narrow.start, narrow.start + 1), piece);
+        }
+        let before = ChunkRange::new(wide.start, narrow.start);
+        let after = ChunkRange::new(wide.end.min(piece.end.max(narrow.end)), wide.end);
+        let free =
+            |chunks: ChunkRange| chunks.is_empty() || self.first_startable_part(chunks) == Some(chunks);
+        (free(before) && free(after)).then_some(wide)
+    }
+
+    fn rounded_to_clusters(&self, chunks: ChunkRange) -> ChunkRange {
+        let Some(written) = &self.scan.written else {
+            return chunks;
+        };
+        let cluster = self.target.limits.cluster_size / self.geometry.granularity();
+        let (mut start, mut end) = (chunks.start, chunks.end);
+        if !written.get(start) {
+            start -= start % cluster;
+        }
+        if !written.get(end - 1) {
+            end = end.next_multiple_of(cluster).min(self.geometry.chunks());
+        }
+        ChunkRange::new(start, end)
+    }
+
+    /// Takes what a copy was widened by, beyond its piece: held, and no longer dirty.
+    fn hold_widened(&mut self, wide: ChunkRange, piece: ChunkRange) {
+        for added in [ChunkRange::new(wide.start, piece.start), ChunkRange::new(piece.end, wide.end)] {
+            if !added.is_empty() {
+                self.scan.took(self.tracking.dirty.clear(added));
+                self.conflicts.hold(added);
+            }
+        }
+    }
+
+    fn start_clear(&mut self, piece: Piece) -> Started {
+        let limits = &self.target.limits;
+        let most = if piece.method == Method::Zero { limits.max_zero } else { limits.max_discard };
+        let most = (most / self.geometry.granularity()).max(1);
+        let chunks = ChunkRange::new(piece.chunks.start, piece.chunks.end.min(piece.chunks.start + most));
+        let rest = ChunkRange::new(chunks.end, piece.chunks.end);
+        let range = self.geometry.bytes(chunks);
+        let zero = piece.method == Method::Zero;
+        if zero && self.start.known_zero.all(chunks) {
+            self.skip_zero(chunks, range);
+            return Started::Yes { rest };
+        }
+        let state = if zero { OpState::Zero } else { OpState::Discard };
+        let Some(id) = self.ops.take(state, chunks, range) else {
+            return Started::NoRoom;
+        };
+        if zero {
+            self.submit_zero(id, range);
+        } else {
+            self.start.known_zero.clear(chunks);
+            self.outbox.submit(id, Side::Target, Kind::Discard, range, Flags::default());
+        }
+        if !self.target.limits.cheap_zero {
+            self.rate.charge(self.now, range.len());
+        }
+        Started::Yes { rest }
+    }
+
+    fn submit_zero(&mut self, id: OpId, range: ByteRange) {
+        let flags = Flags { may_unmap: self.settings.options.unmap, fua: false };
+        self.outbox.submit(id, Side::Target, Kind::Zero, range, flags);
+    }
+
+    /// The target reads zero there already: no I/O, but progress (SPEC I-5).
+    fn skip_zero(&mut self, chunks: ChunkRange, range: ByteRange) {
+        self.progress.skipped_zeroes(range.len());
+        self.conflicts.release(chunks);
+    }
+
+    /// A background request is done.
+    pub(super) fn complete_op(&mut self, id: OpId, result: IoResult, zeroes: bool, extents: &[Extent]) {
+        match self.ops.op(id).state {
+            OpState::Query => self.query_done(id, result, extents),
+            OpState::Read => self.read_done(id, result, zeroes),
+            OpState::Write => self.write_done(id, Kind::Write, result),
+            OpState::Zero => self.write_done(id, Kind::Zero, result),
+            OpState::Discard => self.write_done(id, Kind::Discard, result),
+            OpState::Flush => self.flush_done(id, result),
+            OpState::Truncate => self.truncate_done(id, result),
+            OpState::PreZero => self.pre_zero_done(id, result),
+            OpState::Survey => self.survey_done(id, result, extents),
+            OpState::Free | OpState::Reserved => {
+                debug_assert!(false, "a completion for an operation that has no request")
+            }
+        }
+    }
+
+    fn query_done(&mut self, id: OpId, result: IoResult, extents: &[Extent]) {
+        let (chunks, range) = self.end_op(id);
+        if let Err(errno) = result {
+            self.note_failed_extents(range, errno);
+        }
+        if self.is_ending() || self.pauses.any() {
+            self.give_up_piece(chunks);
+        } else {
+            self.plan_run(chunks, if result.is_ok() { extents } else { &[] });
+            // Guests that came while the question was out don't wait for the whole run.
+            for awaited in
+                self.guests.awaited().filter(|awaited| awaited.overlaps(chunks)).collect::<Vec<_>>()
+            {
+                self.unplan_overlapping(awaited);
+            }
+        }
+        self.wake_dependents(id);
+    }
+
+    fn read_done(&mut self, id: OpId, result: IoResult, zeroes: bool) {
+        let (chunks, range) = (self.ops.op(id).chunks, self.ops.op(id).range);
+        self.progress.count(Kind::Read, range.len(), result);
+        if let Err(errno) = result {
+            self.end_failed(id, Kind::Read, Side::Source, errno);
+            return;
+        }
+        if self.is_ending() {
+            self.end_op(id);
+            self.give_up_piece(chunks);
+            self.wake_dependents(id);
+            return;
+        }
+        if zeroes && self.target.zero && self.is_worth_clearing(range) {
+            // The buffers are not needed any more; the operation goes on as a zero.
+            let op = &mut self.ops.slots[id.background_index()];
+            op.state = OpState::Zero;
+            self.ops.arena.give_back(&mut op.buffers);
+            if self.start.known_zero.all(chunks) {
+                self.end_op(id);
+                self.skip_zero(chunks, range);
+                self.wake_dependents(id);
+            } else {
+                self.submit_zero(id, range);
+            }
+            return;
+        }
+        self.start.known_zero.clear(chunks);
+        let op = &mut self.ops.slots[id.background_index()];
+        op.state = OpState::Write;
+        self.outbox.transfer(id, Side::Target, Kind::Write, range, &op.buffers);
+    }
+
+    fn write_done(&mut self, id: OpId, kind: Kind, result: IoResult) {
+        let range = self.ops.op(id).range;
+        self.progress.count(kind, range.len(), result);
+        if let Err(errno) = result {
+            self.end_failed(id, kind, Side::Target, errno);
+            return;
+        }
+        let (chunks, range) = self.end_op(id);
+        match kind {
+            Kind::Zero => self.start.known_zero.set(chunks),
+            Kind::Discard if self.target.limits.discard_zeroes => self.start.known_zero.set(chunks),
+            _ => {}
+        }
+        if let Some(written) = &mut self.scan.written {
+            if kind == Kind::Discard { written.clear(chunks) } else { written.set(chunks) }
+        }
+        self.progress.add_done(range.len());
+        self.conflicts.release(chunks);
+        self.wake_dependents(id);
+    }
+
+    /// A failed copy, zero or discard: its chunks are dirty again before anybody can miss them (SPEC E-1).
+    fn end_failed(&mut self, id: OpId, kind: Kind, side: Side, errno: Errno) {
+        let (chunks, range) = self.end_op(id);
+        self.give_up_piece(chunks);
+        self.wake_dependents(id);
+        if !self.is_ending() {
+            self.failed(kind, side, range, errno);
+        }
+    }
+
+    /// Frees the operation's place and its buffers. Its chunks stay held.
+    pub(super) fn end_op(&mut self, id: OpId) -> (ChunkRange, ByteRange) {
+        let op = self.ops.op(id);
+        let what = (op.chunks, op.range);
+        self.ops.give_back(id);
+        what
+    }
+
+    /// Chunks that are held and were not copied: dirty again, and free.
+    pub(super) fn give_up_piece(&mut self, chunks: ChunkRange) {
+        if !chunks.is_empty() {
+            self.scan.gave_back(self.tracking.dirty.mark(chunks));
+            self.conflicts.release(chunks);
+        }
+    }
+
+    /// Whether a zero or discard of exactly this range makes sense on the target: where it is not rounded to the
+    /// target's units it would have to touch what it must not.
+    pub(super) fn is_worth_clearing(&self, range: ByteRange) -> bool {
+        let unit = self.clearing_unit();
+        range.offset() % unit == 0 && (range.end() % unit == 0 || range.end() == self.geometry.length())
+    }
+
+    pub(super) fn clearing_unit(&self) -> u64 {
+        let limits = &self.target.limits;
+        limits.cluster_size.max(limits.zero_alignment).max(limits.discard_alignment).max(1)
+    }
+
+    /// The job stopped working, or is about to: nothing is started, marked or carried any more.
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self.status, Status::Aborting | Status::Concluded | Status::Null)
+            || self.finish.is_released()
+    }
+}

@@ -1,0 +1,384 @@
+//! Ready, complete, cancel and the switch to the target (SPEC section 9).
+//!
+//! A job that is to finish *converges*: passes follow each other at once. When nothing is dirty the gate of the filter
+//! is closed: new guest requests wait there, running ones finish. What became dirty meanwhile is copied while they
+//! wait, the target is flushed, and the job is *decided*. A guest that writes all the time would never leave an instant with
+//! nothing dirty; so after some passes the gate is closed on a small rest too, which is copied behind it.
+
+use super::copy::OpState;
+use super::event::Event;
+use super::options::{CopyMode, JobKind};
+use super::outbox::{OpId, Order, Side};
+use super::state::{Verb, check_verb};
+use super::{Engine, Flags, Kind, Status};
+use crate::error::{Errno, Error, IoResult, Result};
+use crate::range::{ByteRange, ChunkRange};
+
+/// Passes after which the gate is closed on a rest that fits in the copy buffers.
+const PASSES_TO_CONVERGE: u64 = 3;
+
+/// What the job finishes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// The filter switches to the target.
+    Pivot,
+    /// The filter stays; the target is a copy of this instant (SPEC F-5).
+    Detach,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Finish {
+    /// Nobody asked for it.
+    Off,
+    /// Copies until little or nothing is dirty. `since` is the pass that was the last when it began.
+    Converging { goal: Goal, since: u64 },
+    /// The gate is closed; running guest requests finish.
+    Closing { goal: Goal },
+    /// No guest request runs. What is left is copied.
+    Closed { goal: Goal },
+    /// The last flush is under way.
+    Flushing { goal: Goal },
+    /// Waits for `finalize`.
+    Pending { goal: Goal },
+    /// The host's prepare hook runs.
+    Preparing,
+    /// The filter is being switched.
+    Pivoting,
+    /// Over, or ending without success.
+    Ended,
+}
+
+impl Finish {
+    pub(super) fn is_converging(self) -> bool {
+        matches!(self, Self::Converging { .. } | Self::Closing { .. } | Self::Closed { .. })
+    }
+
+    /// Nothing more is copied.
+    pub(super) fn is_decided(self) -> bool {
+        matches!(
+            self,
+            Self::Flushing { .. } | Self::Pending { .. } | Self::Preparing | Self::Pivoting | Self::Ended
+        )
+    }
+
+    /// The filter was told that the job no longer cares.
+    pub(super) fn is_released(self) -> bool {
+        matches!(self, Self::Pending { goal: Goal::Detach } | Self::Ended)
+    }
+
+    pub(super) fn end(&mut self) {
+        *self = Self::Ended;
+    }
+
+    fn with_goal(self, goal: Goal, since: u64) -> Self {
+        match self {
+            Self::Off => Self::Converging { goal, since },
+            Self::Converging { since, .. } => Self::Converging { goal, since },
+            Self::Closing { .. } => Self::Closing { goal },
+            Self::Closed { .. } => Self::Closed { goal },
+            Self::Flushing { .. } => Self::Flushing { goal },
+            Self::Pending { .. } => Self::Pending { goal },
+            other => other,
+        }
+    }
+
+    fn goal(self) -> Option<Goal> {
+        match self {
+            Self::Converging { goal, .. }
+            | Self::Closing { goal }
+            | Self::Closed { goal }
+            | Self::Flushing { goal }
+            | Self::Pending { goal } => Some(goal),
+            Self::Preparing | Self::Pivoting => Some(Goal::Pivot),
+            Self::Off | Self::Ended => None,
+        }
+    }
+}
+
+impl Engine {
+    /// Finish and switch the filter to the target. A second time is harmless (SPEC F-2).
+    pub fn complete_job(&mut self) -> Result<()> {
+        check_verb(&self.id, self.status, Verb::Complete)?;
+        match self.finish.goal() {
+            Some(Goal::Detach) => Err(self.refused("is being cancelled: it can't be completed any more")),
+            Some(Goal::Pivot) => Ok(()),
+            None => {
+                self.finish = self.finish.with_goal(Goal::Pivot, self.scan.passes());
+                Ok(())
+            }
+        }
+    }
+
+    /// End without switching: after ready and without `force` as a copy of the instant when it was drained, else
+    /// at once (SPEC F-5).
+    pub fn cancel(&mut self, force: bool) -> Result<()> {
+        check_verb(&self.id, self.status, Verb::Cancel)?;
+        if !force && self.pauses.user {
+            return Err(self.refused("is paused: resume it, or cancel it by force"));
+        }
+        if self.finish == Finish::Pivoting || (self.finish == Finish::Preparing && !force) {
+            return Err(self.refused("is being switched to its target: it is too late to cancel it"));
+        }
+        let ready =
+            matches!(self.status, Status::Ready | Status::Standby | Status::Waiting | Status::Pending);
+        if force || !ready {
+            self.abort_cancelled();
+            return Ok(());
+        }
+        self.lift_pause();
+        let pending = matches!(self.finish, Finish::Pending { goal: Goal::Pivot });
+        self.finish = self.finish.with_goal(Goal::Detach, self.scan.passes());
+        if pending {
+            self.order_release();
+        }
+        Ok(())
+    }
+
+    /// Leave the pending state: prepare and switch, or conclude.
+    pub fn finalize(&mut self) -> Result<()> {
+        check_verb(&self.id, self.status, Verb::Finalize)?;
+        self.do_finalize();
+        Ok(())
+    }
+
+    /// Concluded → null.
+    pub fn dismiss(&mut self) -> Result<()> {
+        check_verb(&self.id, self.status, Verb::Dismiss)?;
+        self.become_status(Status::Null);
+        Ok(())
+    }
+
+    /// The order to close the gate was carried out, and no guest request runs any more: what they wrote is marked.
+    pub fn gate_drained(&mut self) {
+        let Finish::Closing { goal } = self.finish else {
+            return;
+        };
+        self.finish = Finish::Closed { goal };
+        if self.remaining_chunks() > u64::from(self.ops.arena_chunks()) {
+            self.reopen_gate();
+        }
+    }
+
+    /// The prepare hook has answered.
+    pub fn prepared(&mut self, result: IoResult) {
+        if self.finish != Finish::Preparing {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.finish = Finish::Pivoting;
+                self.outbox.order(Order::Pivot);
+            }
+            Err(errno) => {
+                let message = format!("Job '{}': the prepare hook refused: {errno}", self.id);
+                self.abort(errno, message);
+            }
+        }
+    }
+
+    /// The filter sits on the target now, or could not be switched.
+    pub fn pivoted(&mut self, result: Result<()>) {
+        if self.finish != Finish::Pivoting {
+            return;
+        }
+        match result {
+            Ok(()) => self.conclude(),
+            Err(error) => {
+                self.finish = Finish::Preparing;
+                self.abort(error.errno(), error.message().to_owned());
+            }
+        }
+    }
+
+    /// Lets guest requests pass again if they wait; the job goes on converging.
+    pub(super) fn reopen_gate(&mut self) {
+        if let Finish::Closing { goal } | Finish::Closed { goal } | Finish::Flushing { goal } = self.finish {
+            self.finish = Finish::Converging { goal, since: self.scan.passes() };
+            self.outbox.order(Order::OpenGate);
+        }
+    }
+
+    /// Moves towards ready and towards the end, as far as it goes now.
+    pub(super) fn run_finish(&mut self) {
+        if self.status == Status::Aborting {
+            if self.ops.in_flight() == 0 && !self.guests.any() {
+                self.conclude();
+            }
+            return;
+        }
+        if self.pauses.any() || !self.is_copying() {
+            return;
+        }
+        let clean = self.is_clean();
+        if clean {
+            self.settle_synced();
+        }
+        if self.status == Status::Running {
+            if clean && self.may_flush() {
+                self.flush_or_go_on();
+            }
+            return;
+        }
+        match self.finish {
+            Finish::Converging { goal, since } => {
+                let small = self.remaining_chunks() <= u64::from(self.ops.arena_chunks());
+                let tried = self.scan.passes() >= since + PASSES_TO_CONVERGE;
+                if (clean || (small && tried)) && self.may_flush() {
+                    self.finish = Finish::Closing { goal };
+                    self.outbox.order(Order::CloseGate);
+                }
+            }
+            Finish::Closed { goal } if clean && !self.guests.any() => {
+                self.finish = Finish::Flushing { goal };
+                self.flush_or_go_on();
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether no failure asks for patience.
+    fn may_flush(&mut self) -> bool {
+        if let Some(until) = self.scan.held_until(self.now) {
+            self.scan.deadline = Some(self.scan.deadline.map_or(until, |at| at.min(until)));
+            return false;
+        }
+        true
+    }
+
+    fn flush_or_go_on(&mut self) {
+        let nothing = ByteRange::default();
+        if self.geometry.length() == 0 {
+            self.flushed();
+        } else if let Some(id) = self.ops.take(OpState::Flush, ChunkRange::default(), nothing) {
+            self.outbox.submit(id, Side::Target, Kind::Flush, nothing, Flags::default());
+        }
+    }
+
+    pub(super) fn flush_done(&mut self, id: OpId, result: IoResult) {
+        self.end_op(id);
+        self.progress.count(Kind::Flush, 0, result);
+        if self.is_ending() {
+            return;
+        }
+        match result {
+            Ok(()) => self.flushed(),
+            Err(errno) => {
+                // Guests don't wait for a target that fails.
+                self.reopen_gate();
+                self.failed(Kind::Flush, Side::Target, ByteRange::default(), errno);
+            }
+        }
+    }
+
+    fn flushed(&mut self) {
+        if self.status == Status::Running && !self.pauses.any() {
+            self.become_ready();
+        }
+        if let Finish::Flushing { goal } = self.finish {
+            if self.is_clean() {
+                self.decide(goal);
+            } else {
+                // Marked by hand, with the gate closed.
+                self.finish = Finish::Closed { goal };
+            }
+        }
+    }
+
+    fn become_ready(&mut self) {
+        self.settle_synced();
+        self.become_status(Status::Ready);
+        self.ready = true;
+        self.events.push(Event::Ready);
+        if self.settings.options.auto_complete && self.finish == Finish::Off {
+            self.finish = self.finish.with_goal(Goal::Pivot, self.scan.passes());
+        }
+    }
+
+    /// Source and target are equal, and stay so, if every write is carried. The flag is raised first and then
+    /// checked again, because whoever marks lowers it after marking.
+    fn settle_synced(&mut self) {
+        let always = self.geometry.length() == 0;
+        let carried = self.copy_mode == CopyMode::WriteBlocking && self.uncarried_writes_done;
+        if (always || carried) && !self.tracking.is_synced() && self.is_clean() {
+            self.tracking.set_synced(true);
+            if self.tracking.dirty.dirty_chunks() > 0 {
+                self.tracking.set_synced(false);
+            }
+        }
+    }
+
+    /// Dirty, planned and in flight.
+    fn remaining_chunks(&self) -> u64 {
+        self.tracking.dirty.dirty_chunks()
+            + self.scan.planned_chunks()
+            + self.ops.in_flight_bytes() / self.granularity()
+    }
+
+    fn decide(&mut self, goal: Goal) {
+        self.finish = Finish::Pending { goal };
+        if goal == Goal::Detach {
+            // The copy is complete; what is written from now on is not part of it.
+            self.order_release();
+        }
+        self.become_status(Status::Waiting);
+        self.become_status(Status::Pending);
+        if self.settings.options.auto_finalize {
+            self.do_finalize();
+        } else {
+            self.events.push(Event::Pending);
+        }
+    }
+
+    fn do_finalize(&mut self) {
+        match self.finish {
+            Finish::Pending { goal: Goal::Pivot } => {
+                self.finish = Finish::Preparing;
+                self.outbox.order(Order::Prepare);
+            }
+            Finish::Pending { goal: Goal::Detach } => self.conclude(),
+            // Finalized twice while the hook runs.
+            _ => {}
+        }
+    }
+
+    fn conclude(&mut self) {
+        self.finish.end();
+        self.events.push(match &self.errors.result {
+            Some(_) if self.errors.cancelled => Event::Cancelled,
+            Some((errno, _)) => Event::Completed(Err(*errno)),
+            None => Event::Completed(Ok(())),
+        });
+        self.become_status(Status::Concluded);
+        self.outbox.order(Order::Conclude);
+        if self.settings.options.auto_dismiss {
+            self.become_status(Status::Null);
+        }
+    }
+
+    /// What a commit job or one that replaces another filter may not do twice.
+    #[must_use]
+    pub fn kind(&self) -> JobKind {
+        self.settings.options.kind
+    }
+
+    /// The job's result once it is over.
+    pub fn result(&self) -> Option<Result<()>> {
+        self.status.is_over().then(|| match &self.errors.result {
+            Some((errno, message)) => Err(Error::new(*errno, message.clone())),
+            None => Ok(()),
+        })
+    }
+
+    /// Gives the job up after an internal failure: it is over, whatever it was doing (SPEC E-3). The driver answers
+    /// its guests.
+    pub fn poison(&mut self, message: &str) {
+        if !self.status.is_over() {
+            self.errors.result = Some((Errno::ENOTRECOVERABLE, message.to_owned().into()));
+            self.errors.cancelled = false;
+            self.finish.end();
+            self.status = Status::Concluded;
+            self.events.push(Event::Completed(Err(Errno::ENOTRECOVERABLE)));
+            self.events.push(Event::Status(Status::Concluded));
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Which chunks are copied next: passes over the dirty set, runs, and the plan for a run.
+//!
+//! A pass moves a cursor once over the disk. What becomes dirty behind it, or is busy when it comes by, waits for the
+//! next pass, and the next pass waits for its time (SPEC C-12); so a chunk that is written again and again is copied
+//! once per interval, and one whose copy failed is not tried again in a hot loop (E-1).
+//!
+//! A run of dirty chunks is taken whole: its bits are cleared, its chunks are held, its extents are asked for. What
+//! is to be done with each part of it is the *plan*, from which operations are started as there is room.
+
+use super::copy::{OpState, Started};
+use super::outbox::Side;
+use super::rate::SLICE_NS;
+use super::{Engine, Extent, ExtentFlags, Flags, Kind};
+use crate::bitmap::ChunkMap;
+use crate::clock::Nanos;
+use crate::device::Limits;
+use crate::error::Result;
+use crate::range::{ByteRange, ChunkRange, Geometry};
+use std::collections::VecDeque;
+
+/// Pieces that one round starts or skips at most; then the driver gets to see its completions (SPEC C-10).
+const WORK_PER_ROUND: u32 = 1024;
+/// Runs whose extents are asked for ahead of their turn.
+const QUERIES_AHEAD: u32 = 4;
+/// Busy runs that one round steps over at most.
+const BUSY_RUNS_PER_ROUND: u32 = 256;
+
+/// How a part of a run is brought to the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    Copy,
+    Zero,
+    Discard,
+}
+
+/// A part of a run. Its chunks are held and not dirty.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    pub(super) chunks: ChunkRange,
+    pub(super) method: Method,
+}
+
+#[derive(Debug)]
+pub(super) struct Scan {
+    cursor: u64,
+    /// Passes that have begun.
+    passes: u64,
+    in_pass: bool,
+    pass_began: Nanos,
+    /// No pass begins before, because something failed.
+    hold_until: Nanos,
+    /// The first chunk that this pass stepped over.
+    stepped_over: Option<u64>,
+    plan: VecDeque<Piece>,
+    /// Which chunks of the target are in complete clusters; only where copies are widened (SPEC C-5).
+    pub(super) written: Option<ChunkMap>,
+    /// When time alone lets more be started.
+    pub(super) deadline: Option<Nanos>,
+    /// The survey marked only what holds data, so that the first pass need not ask again.
+    pub(super) surveyed: bool,
+    pub(super) taken: u64,
+    pub(super) put_back: u64,
+}
+
+impl Scan {
+    pub(super) fn new() -> Self {
+        Self {
+            cursor: 0,
+            passes: 0,
+            in_pass: false,
+            pass_began: Nanos(0),
+            hold_until: Nanos(0),
+            stepped_over: None,
+            plan: VecDeque::new(),
+            written: None,
+            deadline: None,
+            surveyed: false,
+            taken: 0,
+            put_back: 0,
+        }
+    }
+
+    pub(super) fn plan_is_empty(&self) -> bool {
+        self.plan.is_empty()
+    }
+
+    pub(super) fn passes(&self) -> u64 {
+        self.passes
+    }
+
+    /// Plans a copy before everything else.
+    pub(super) fn plan_first(&mut self, chunks: ChunkRange) {
+        self.plan.push_front(Piece { chunks, method: Method::Copy });
+    }
+
+    /// A failure: no new pass for a slice.
+    pub(super) fn hold(&mut self, now: Nanos) {
+        self.hold_until = now + SLICE_NS;
+    }
+
+    /// Until when nothing is tried again.
+    pub(super) fn held_until(&self, now: Nanos) -> Option<Nanos> {
+        (now < self.hold_until).then_some(self.hold_until)
+    }
+
+    /// Chunks were taken from the bitmap.
+    pub(super) fn took(&mut self, chunks: u64) {
+        self.taken += chunks;
+    }
+
+    /// Chunks were put back into it, not by a guest.
+    pub(super) fn gave_back(&mut self, chunks: u64) {
+        self.put_back += chunks;
+    }
+
+    /// Keeps account of complete clusters where copies must be widened to them (SPEC C-5).
+    pub(super) fn settle_clusters(&mut self, target: &Limits, geometry: Geometry) -> Result<()> {
+        if target.unattached_backing && target.cluster_size > geometry.granularity() {
+            self.written = Some(ChunkMap::new(geometry.chunks())?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn planned_chunks(&self) -> u64 {
+        self.plan.iter().map(|piece| piece.chunks.len()).sum()
+    }
+}
+
+impl Engine {
+    /// Starts background operations until something runs out: dirty chunks, places, buffers, quota, or this round.
+    pub(super) fn run_copy(&mut self) {
+        if !self.is_copying() || self.finish.is_decided() {
+            return;
+        }
+        self.start_reservation();
+        let most = self.most_in_flight();
+        let mut work = WORK_PER_ROUND;
+        while self.ops.in_flight() < most {
+            if let Some(until) = self.rate.blocked_until(self.now) {
+                self.scan.deadline = Some(until);
+                return;
+            }
+            if work == 0 {
+                self.outbox.more = true;
+                return;
+            }
+            work -= 1;
+            let Some(piece) = self.scan.plan.pop_front() else {
+                if self.plan_another_run() {
+                    continue;
+                }
+                return;
+            };
+            let (rest, room) = match self.start_piece(piece) {
+                Started::Yes { rest } => (rest, true),
+                Started::NoRoom => (piece.chunks, false),
+            };
+            if !rest.is_empty() {
+                self.scan.plan.push_front(Piece { chunks: rest, method: piece.method });
+            }
+            if !room {
+                return;
+            }
+        }
+    }
+
+    /// While guests' writes are carried, the background leaves them the link (SPEC C-11).
+    fn most_in_flight(&self) -> u32 {
+        let most = self.settings.max_in_flight;
+        if self.guests.are_active(self.now) {
+            most.min(self.settings.options.guest_first_in_flight)
+        } else {
+            most
+        }
+    }
+
+    /// Takes the next run of dirty chunks and plans it, or asks for its extents. Whether there was one.
+    fn plan_another_run(&mut self) -> bool {
+        if self.ops.queries() >= QUERIES_AHEAD {
+            return false;
+        }
+        let Some(run) = self.next_run() else { return false };
+        self.scan.took(self.tracking.dirty.clear(run));
+        self.conflicts.hold(run);
+        self.scan.cursor = run.end;
+        let range = self.geometry.bytes(run);
+        let ask = self.source.extents && !(self.scan.surveyed && self.scan.passes == 1);
+        let query = if ask { self.ops.take(OpState::Query, run, range) } else { None };
+        match query {
+            Some(id) => self.outbox.submit(id, Side::Source, Kind::Extents, range, Flags::default()),
+            None => self.scan.plan.push_back(Piece { chunks: run, method: Method::Copy }),
+        }
+        true
+    }
+
+    /// The next run that can be started, at or after the cursor; begins a pass if it is time.
+    fn next_run(&mut self) -> Option<ChunkRange> {
+        if !self.scan.in_pass && !self.begin_pass() {
+            return None;
+        }
+        let longest = self.longest_run();
+        for _ in 0..BUSY_RUNS_PER_ROUND {
+            let Some(run) = self.tracking.dirty.next_run(self.scan.cursor, longest) else {
+                self.end_pass();
+                return None;
+            };
+            let part = self.first_startable_part(run);
+            if part.is_none_or(|part| part.start > run.start) && self.scan.stepped_over.is_none() {
+                self.scan.stepped_over = Some(run.start);
+            }
+            if part.is_some() {
+                return part;
+            }
+            self.scan.cursor = run.end;
+        }
+        self.outbox.more = true;
+        None
+    }
+
+    fn longest_run(&self) -> u64 {
+        let bytes = if self.guests.are_active(self.now) {
+            self.settings.options.guest_first_io
+        } else {
+            self.settings.buf_size
+        };
+        (bytes / self.geometry.granularity()).max(1)
+    }
+
+    /// Begins a pass if there is something dirty and it is time.
+    fn begin_pass(&mut self) -> bool {
+        if self.tracking.dirty.dirty_chunks() == 0 {
+            return false;
+        }
+        let interval = if self.finish.is_converging() { 0 } else { self.settings.options.pass_interval_ns };
+        let next = if self.scan.passes == 0 { Nanos(0) } else { self.scan.pass_began + interval };
+        let next = next.max(self.scan.hold_until);
+        if self.now < next {
+            self.scan.deadline = Some(next);
+            return false;
+        }
+        self.scan.in_pass = true;
+        self.scan.passes += 1;
+        self.scan.pass_began = self.now;
+        self.scan.cursor = 0;
+        true
+    }
+
+    fn end_pass(&mut self) {
+        self.scan.in_pass = false;
+        if let Some(chunk) = self.scan.stepped_over.take() {
+            self.reserve(chunk);
+        }
+        // What is dirty behind the cursor waits for its pass.
+        if self.ops.in_flight() == 0 && self.scan.plan.is_empty() && self.begin_pass() {
+            self.outbox.more = true;
+        }
+    }
+
+    /// Splits a run by what the source says of it. What isn't covered by the answer, or is too small or not rounded
+    /// to the target's units, is copied (SPEC C-3, C-4, D-6).
+    pub(super) fn plan_run(&mut self, run: ChunkRange, extents: &[Extent]) {
+        let bytes = self.geometry.bytes(run);
+        let mut at = bytes.offset();
+        let mut planned = run.start;
+        for extent in extents {
+            let end = at.saturating_add(extent.length).min(bytes.end());
+            if let Some(method) = self.method_for(extent.flags) {
+                let clear = self.rounded_inward(ByteRange::between(at, end));
+                if !clear.is_empty() {
+                    self.plan_piece(ChunkRange::new(planned, clear.start), Method::Copy);
+                    self.plan_piece(clear, method);
+                    planned = clear.end;
+                }
+            }
+            at = end;
+        }
+        self.plan_piece(ChunkRange::new(planned, run.end), Method::Copy);
+    }
+
+    fn plan_piece(&mut self, chunks: ChunkRange, method: Method) {
+        if chunks.is_empty() {
+            return;
+        }
+        if let Some(last) = self.scan.plan.back_mut()
+            && last.method == method
+            && last.chunks.end == chunks.start
+        {
+            last.chunks.end = chunks.end;
+            return;
+        }
+        self.scan.plan.push_back(Piece { chunks, method });
+    }
+
+    /// `None` for what is copied.
+    fn method_for(&self, flags: ExtentFlags) -> Option<Method> {
+        if flags.holds_data() {
+            None
+        } else if flags.zero {
+            self.target.zero.then_some(Method::Zero)
+        } else {
+            self.target.discard.then_some(Method::Discard)
+        }
+    }
+
+    /// The whole chunks within a range whose ends are multiples of the target's units.
+    fn rounded_inward(&self, range: ByteRange) -> ChunkRange {
+        let unit = self.clearing_unit().max(self.geometry.granularity());
+        let start = range.offset().checked_next_multiple_of(unit).unwrap_or(u64::MAX);
+        let end = if range.end() == self.geometry.length() { range.end() } else { range.end() / unit * unit };
+        self.geometry.contained(ByteRange::between(start, end))
+    }
+
+    /// Gives back what is planned and not started, so that nobody waits for it.
+    pub(super) fn unplan_all(&mut self) {
+        while let Some(piece) = self.scan.plan.pop_front() {
+            self.give_up_piece(piece.chunks);
+        }
+        self.drop_reservation();
+    }
+
+    /// A guest wants chunks that are planned: what is planned there waits for the next pass.
+    pub(super) fn unplan_overlapping(&mut self, chunks: ChunkRange) {
+        if self.scan.plan.is_empty() {
+            return;
+        }
+        let mut kept = 0;
+        while let Some(piece) = self.scan.plan.get(kept).copied() {
+            if piece.chunks.overlaps(chunks) {
+                self.scan.plan.remove(kept);
+                self.give_up_piece(piece.chunks);
+            } else {
+                kept += 1;
+            }
+        }
+    }
+}
