@@ -6,5 +6,6 @@ pub mod clock;
 pub mod device;
 pub mod engine;
 pub mod error;
+pub mod filter;
 pub mod range;
 mod sync;
