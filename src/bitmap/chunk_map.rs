@@ -78,7 +78,13 @@ impl ChunkMap {
                 format!("no memory for a chunk map's table of {bytes} bytes ({chunks} chunks): {advice}"),
             )
         })?;
-        Ok(Self { chunks, count: 0, table, blocks: Vec::new(), pool: Vec::with_capacity(POOL) })
+        Ok(Self {
+            chunks,
+            count: 0,
+            table,
+            blocks: Vec::new(),
+            pool: Vec::with_capacity(POOL),
+        })
     }
 
     /// Adds the chunks of the range.
@@ -268,7 +274,11 @@ impl Block {
             u64::from(self.bits.replace(range.start, value) != value)
         } else {
             let bits = &mut self.bits[range];
-            let changed = if value { bits.count_zeros() } else { bits.count_ones() };
+            let changed = if value {
+                bits.count_zeros()
+            } else {
+                bits.count_ones()
+            };
             bits.fill(value);
             changed as u64
         };
@@ -283,7 +293,11 @@ impl Block {
 
 impl Default for Block {
     fn default() -> Self {
-        Self { bits: Bits::ZERO, count: 0, page: 0 }
+        Self {
+            bits: Bits::ZERO,
+            count: 0,
+            page: 0,
+        }
     }
 }
 
@@ -314,11 +328,18 @@ impl PageState {
 
 /// Splits a range at the borders of pages.
 fn pieces(range: ChunkRange) -> impl Iterator<Item = Piece> {
-    let pages = range.start / PAGE_CHUNKS..range.end.div_ceil(PAGE_CHUNKS);
-    pages.filter(move |_| !range.is_empty()).map(move |page| {
+    let end = if range.is_empty() {
+        0
+    } else {
+        (range.end - 1) / PAGE_CHUNKS + 1
+    };
+    (range.start / PAGE_CHUNKS..end).map(move |page| {
         let start = page * PAGE_CHUNKS;
         let end = range.end.min(start + PAGE_CHUNKS);
-        Piece { page: page as usize, bits: (range.start.max(start) - start) as usize..(end - start) as usize }
+        Piece {
+            page: page as usize,
+            bits: (range.start.max(start) - start) as usize..(end - start) as usize,
+        }
     })
 }
 
