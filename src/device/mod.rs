@@ -13,6 +13,8 @@ mod iovec;
 mod limits;
 mod memory;
 mod null;
+#[cfg(all(test, not(loom)))]
+pub(crate) mod testing;
 mod token;
 
 pub use callback::Callback;
