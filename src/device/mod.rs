@@ -224,6 +224,12 @@ impl Device {
         )
     }
 
+    /// A regular file or a block device: see [`file::open`].
+    #[cfg(all(feature = "file", unix))]
+    pub fn open_file(path: &std::path::Path, options: &file::OpenOptions) -> Result<Self> {
+        file::open(path, options)
+    }
+
     /// The length in bytes. It changes only when a job grows the device.
     #[must_use]
     pub fn length(&self) -> u64 {
