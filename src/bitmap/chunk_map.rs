@@ -78,13 +78,7 @@ impl ChunkMap {
                 format!("no memory for a chunk map's table of {bytes} bytes ({chunks} chunks): {advice}"),
             )
         })?;
-        Ok(Self {
-            chunks,
-            count: 0,
-            table,
-            blocks: Vec::new(),
-            pool: Vec::with_capacity(POOL),
-        })
+        Ok(Self { chunks, count: 0, table, blocks: Vec::new(), pool: Vec::with_capacity(POOL) })
     }
 
     /// Adds the chunks of the range.
@@ -274,11 +268,7 @@ impl Block {
             u64::from(self.bits.replace(range.start, value) != value)
         } else {
             let bits = &mut self.bits[range];
-            let changed = if value {
-                bits.count_zeros()
-            } else {
-                bits.count_ones()
-            };
+            let changed = if value { bits.count_zeros() } else { bits.count_ones() };
             bits.fill(value);
             changed as u64
         };
@@ -293,11 +283,7 @@ impl Block {
 
 impl Default for Block {
     fn default() -> Self {
-        Self {
-            bits: Bits::ZERO,
-            count: 0,
-            page: 0,
-        }
+        Self { bits: Bits::ZERO, count: 0, page: 0 }
     }
 }
 
@@ -328,18 +314,11 @@ impl PageState {
 
 /// Splits a range at the borders of pages.
 fn pieces(range: ChunkRange) -> impl Iterator<Item = Piece> {
-    let end = if range.is_empty() {
-        0
-    } else {
-        (range.end - 1) / PAGE_CHUNKS + 1
-    };
+    let end = if range.is_empty() { 0 } else { (range.end - 1) / PAGE_CHUNKS + 1 };
     (range.start / PAGE_CHUNKS..end).map(move |page| {
         let start = page * PAGE_CHUNKS;
         let end = range.end.min(start + PAGE_CHUNKS);
-        Piece {
-            page: page as usize,
-            bits: (range.start.max(start) - start) as usize..(end - start) as usize,
-        }
+        Piece { page: page as usize, bits: (range.start.max(start) - start) as usize..(end - start) as usize }
     })
 }
 

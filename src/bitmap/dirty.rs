@@ -185,9 +185,8 @@ impl DirtyBitmap {
     pub fn dirty_chunks(&self) -> u64 {
         // Clears are read first, so that those which come between the reads don't make the sum too small.
         let cleared = self.cleared.load(Ordering::Acquire);
-        let marked = self.marked.iter().fold(0_u64, |sum, shard| {
-            sum.wrapping_add(shard.load(Ordering::Acquire))
-        });
+        let marked =
+            self.marked.iter().fold(0_u64, |sum, shard| sum.wrapping_add(shard.load(Ordering::Acquire)));
         let dirty = marked.wrapping_sub(cleared) as i64;
         dirty.clamp(0, i64::try_from(self.chunks).unwrap_or(i64::MAX)) as u64
     }
@@ -280,10 +279,7 @@ impl DirtyBitmap {
             let left = self.word(level, parent).fetch_and(!bit(child), Ordering::AcqRel) & !bit(child);
             let word = self.word(level - 1, child);
             // This has to be a read-modify-write: see "The search finds the bit" above.
-            if word
-                .compare_exchange(0, 0, Ordering::AcqRel, Ordering::Acquire)
-                .is_err()
-            {
+            if word.compare_exchange(0, 0, Ordering::AcqRel, Ordering::Acquire).is_err() {
                 return self.raise(level, child);
             }
             if left != 0 {
@@ -415,9 +411,7 @@ mod tests {
         }
 
         fn count(&self, range: ChunkRange) -> u64 {
-            (range.start..range.end)
-                .filter(|&chunk| self.is_dirty(chunk))
-                .count() as u64
+            (range.start..range.end).filter(|&chunk| self.is_dirty(chunk)).count() as u64
         }
 
         fn is_dirty(&self, chunk: u64) -> bool {
@@ -431,20 +425,8 @@ mod tests {
         }
     }
 
-    const SIZES: [u64; 12] = [
-        0,
-        1,
-        63,
-        64,
-        65,
-        128,
-        4095,
-        4096,
-        4097,
-        (1 << 18) - 1,
-        (1 << 18) + 77,
-        (1 << 19) + 1,
-    ];
+    const SIZES: [u64; 12] =
+        [0, 1, 63, 64, 65, 128, 4095, 4096, 4097, (1 << 18) - 1, (1 << 18) + 77, (1 << 19) + 1];
 
     #[derive(Clone, Debug)]
     enum Op {

@@ -274,6 +274,15 @@ impl Completions {
         self.0.upgrade().ok_or(Refused)?.extent(token, extent)
     }
 
+    /// A handle to the device, `None` once it is being dropped.
+    ///
+    /// A backend with threads of its own holds one while it touches the buffers of a request: meanwhile the device
+    /// isn't dropped, which would cancel the request and give its buffers back.
+    #[must_use]
+    pub fn device(&self) -> Option<super::Device> {
+        self.0.upgrade().map(|core| super::Device { core })
+    }
+
     /// As [`Device::kick`](super::Device::kick).
     pub fn kick(&self) {
         if let Some(core) = self.0.upgrade() {

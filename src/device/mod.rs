@@ -14,6 +14,8 @@ mod iovec;
 mod limits;
 mod memory;
 mod null;
+#[cfg(all(test, not(loom)))]
+pub(crate) mod testing;
 mod token;
 
 pub use buffer::AlignedBuffer;
@@ -207,6 +209,12 @@ impl Device {
             length,
             Limits { reads_zero: true, discard_zeroes: true, cheap_zero: true, ..Limits::default() },
         )
+    }
+
+    /// A regular file or a block device: see [`file::open`].
+    #[cfg(all(feature = "file", unix))]
+    pub fn open_file(path: &std::path::Path, options: &file::OpenOptions) -> Result<Self> {
+        file::open(path, options)
     }
 
     /// The length in bytes. It changes only when a job grows the device.
