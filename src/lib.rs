@@ -7,5 +7,6 @@ pub mod device;
 pub mod engine;
 pub mod error;
 pub mod filter;
+pub mod job;
 pub mod range;
 mod sync;

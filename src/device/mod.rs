@@ -19,6 +19,7 @@ pub(crate) mod testing;
 mod token;
 
 pub use buffer::AlignedBuffer;
+pub(crate) use buffer::{most_zeroes, zeroes};
 pub use callback::Callback;
 
 pub(crate) use clients::{Client, Followup, Wake};
@@ -250,7 +251,8 @@ impl Device {
     }
 
     /// Reports what the next `length` bytes of an [`Kind::Extents`] request hold, before it is completed.
-    pub fn extent(&self, token: Token, extent: Extent) -> Result<(), Refused> {
+    /// `false`: that is enough for one answer, the rest will be asked for again; complete the request.
+    pub fn extent(&self, token: Token, extent: Extent) -> Result<bool, Refused> {
         self.core.extent(token, extent)
     }
 

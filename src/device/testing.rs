@@ -57,21 +57,13 @@ struct Work {
 
 impl TestClient {
     pub(crate) fn new(device: &Device) -> Self {
-        let seat = device
-            .core()
-            .seat(|index, generation| {
-                Arc::new(Seat {
-                    index,
-                    slots: (0..SLOTS)
-                        .map(|_| Slot {
-                            state: SlotState::new(generation),
-                            work: Mutex::default(),
-                            done: Condvar::new(),
-                        })
-                        .collect(),
-                })
-            })
-            .expect("a free seat");
+        let place = device.core().reserve().expect("a free seat");
+        let (index, generation) = (place.client(), place.base());
+        let slots = (0..SLOTS)
+            .map(|_| Slot { state: SlotState::new(generation), work: Mutex::default(), done: Condvar::new() })
+            .collect();
+        let seat = Arc::new(Seat { index, slots });
+        place.take(Arc::clone(&seat) as Arc<dyn Client>);
         Self { device: Some(device.clone()), seat, segment: usize::MAX }
     }
 
@@ -256,13 +248,13 @@ impl Client for Seat {
         Ok(slot.finish(result))
     }
 
-    fn extent(&self, slot: u16, generation: u64, extent: Extent) -> Result<(), Refused> {
+    fn extent(&self, slot: u16, generation: u64, extent: Extent) -> Result<bool, Refused> {
         let slot = self.slots.get(usize::from(slot)).ok_or(Refused)?;
         if !slot.state.is_open(generation) {
             return Err(Refused);
         }
         slot.lock().extents.push(extent);
-        Ok(())
+        Ok(true)
     }
 
     fn room(&self) -> Followup {

@@ -323,12 +323,10 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Core {
     fn attach_to(self: &Arc<Self>, device: &Device) -> Result<Arc<Attached>> {
-        let mut seat = (0, 0);
-        device.core().seat(|client, base| {
-            seat = (client, base);
-            Arc::new(Seat { core: Arc::clone(self), base })
-        })?;
-        Ok(Arc::new(Attached { device: device.clone(), client: seat.0, base: seat.1 }))
+        let place = device.core().reserve()?;
+        let (client, base) = (place.client(), place.base());
+        place.take(Arc::new(Seat { core: Arc::clone(self), base }));
+        Ok(Arc::new(Attached { device: device.clone(), client, base }))
     }
 
     pub(crate) fn device(&self) -> Option<Device> {
@@ -777,7 +775,7 @@ impl Client for Seat {
         Ok(self.core.claimed(slot, result))
     }
 
-    fn extent(&self, _: u16, _: u64, _: Extent) -> Result<(), Refused> {
+    fn extent(&self, _: u16, _: u64, _: Extent) -> Result<bool, Refused> {
         // Guests don't ask for extents.
         Err(Refused)
     }

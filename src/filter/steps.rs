@@ -9,10 +9,9 @@
 
 use super::slots::Guest;
 use super::{Attached, Core, bounce, lock};
-use crate::device::{AlignedBuffer, Answer, IoVec, Kind, Request, slice_into};
+use crate::device::{Answer, IoVec, Kind, Request, most_zeroes, slice_into, zeroes};
 use crate::error::{Errno, IoResult, to_c};
 use crate::range::ByteRange;
-use once_cell::sync::Lazy;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -246,25 +245,4 @@ fn step_length(guest: &Guest, attached: &Attached) -> u64 {
         Kind::Discard => limits.max_discard,
         _ => u64::MAX,
     })
-}
-
-/// Zeroes for devices that have no zero request are written from one block of memory, listed as often as is needed.
-const ZEROES: usize = 64 << 10;
-
-/// Most zeroes in one write.
-pub(crate) fn most_zeroes(max_transfer: u64, max_iov: u32) -> u64 {
-    max_transfer.min(u64::from(max_iov) * ZEROES as u64)
-}
-
-/// Appends buffers that hold `length` zeroes.
-pub(crate) fn zeroes(length: u64, iov: &mut Vec<IoVec>) {
-    static BLOCK: Lazy<Option<AlignedBuffer>> = Lazy::new(|| AlignedBuffer::new(ZEROES, ZEROES).ok());
-    let Some(block) = &*BLOCK else { return };
-    let mut left = length;
-    while left > 0 {
-        let part = left.min(ZEROES as u64);
-        // SAFETY: the block lives for ever and nobody writes to it.
-        iov.push(unsafe { block.lend(0, part as usize) });
-        left -= part;
-    }
 }

@@ -168,9 +168,8 @@ fn work(shared: &Shared, token: Token, operation: &mut Operation) {
     let Some(device) = shared.completions.device() else {
         return;
     };
-    let result = shared
-        .storage
-        .carry_out(operation, &mut |extent| device.extent(token, extent).map_err(|_| Errno::ECANCELED));
+    let result =
+        shared.storage.carry_out(operation, &mut |extent| device.extent(token, extent).unwrap_or(false));
     // A request that was given up meanwhile needs no answer.
     let _ = device.complete(token, result);
 }
