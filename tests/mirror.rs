@@ -18,6 +18,7 @@ fn drive(job: &Job, now: &mut u64, until: impl Fn(&Job) -> bool) {
                 return;
             }
             PollState::Busy => {}
+            PollState::Idle if until(job) => return,
             PollState::Idle => {
                 assert_ne!(poll.wake_at, Nanos::NEVER, "idle for ever: {:?}", job.query());
                 *now = poll.wake_at.0;

@@ -49,7 +49,7 @@ impl Callback {
     pub(crate) fn tell(self, result: IoResult) {
         let result = to_c(result);
         // Without thread-local storage (a thread that is ending) there is nobody to queue behind.
-        let queued = TELLING.try_with(|telling| telling.get()).unwrap_or(false);
+        let queued = TELLING.try_with(std::cell::Cell::get).unwrap_or(false);
         if queued {
             // The queue lives as long as `TELLING` on this thread.
             QUEUE.with(|queue| queue.borrow_mut().push_back((self, result)));

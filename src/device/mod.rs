@@ -168,11 +168,6 @@ pub trait Backend: Send + Sync {
     /// Reaps completions, for a backend that has no thread of its own. Called at the start of each poll of a job.
     fn poll(&self) {}
 
-    /// A descriptor that is readable when `poll` has something to reap.
-    fn poll_fd(&self) -> Option<i32> {
-        None
-    }
-
     /// Hurries what is in flight: the job that it belongs to is being cancelled.
     fn cancel(&self) {}
 
@@ -285,10 +280,6 @@ impl Device {
 
     pub(crate) fn poll(&self) {
         self.core.backend().poll();
-    }
-
-    pub(crate) fn poll_fd(&self) -> Option<i32> {
-        self.core.backend().poll_fd()
     }
 
     pub(crate) fn cancel(&self) {

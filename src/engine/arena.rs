@@ -27,7 +27,7 @@ impl Arena {
         free.try_reserve_exact(words)
             .map_err(|_| Error::new(Errno::ENOMEM, "no memory for the map of buffers"))?;
         free.resize(words, u64::MAX);
-        if count % 64 != 0
+        if !count.is_multiple_of(64)
             && let Some(last) = free.last_mut()
         {
             *last = (1 << (count % 64)) - 1;

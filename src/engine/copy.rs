@@ -405,7 +405,7 @@ impl Engine {
             OpState::PreZero => self.pre_zero_done(id, result),
             OpState::Survey => self.survey_done(id, result, extents),
             OpState::Free | OpState::Reserved => {
-                debug_assert!(false, "a completion for an operation that has no request")
+                debug_assert!(false, "a completion for an operation that has no request");
             }
         }
     }
@@ -513,7 +513,8 @@ impl Engine {
     /// target's units it would have to touch what it must not.
     pub(super) fn is_worth_clearing(&self, range: ByteRange) -> bool {
         let unit = self.clearing_unit();
-        range.offset() % unit == 0 && (range.end() % unit == 0 || range.end() == self.geometry.length())
+        range.offset().is_multiple_of(unit)
+            && (range.end().is_multiple_of(unit) || range.end() == self.geometry.length())
     }
 
     pub(super) fn clearing_unit(&self) -> u64 {

@@ -9,15 +9,15 @@ pub const MIN_GRANULARITY: u64 = 512;
 /// Largest chunk.
 pub const MAX_GRANULARITY: u64 = 64 << 20;
 /// Copy buffers where the host names no size.
-pub const DEFAULT_BUF_SIZE: u64 = 16 << 20;
+const DEFAULT_BUF_SIZE: u64 = 16 << 20;
 /// Most copy buffers: more would only hide a mistake in units.
-pub const MAX_BUF_SIZE: u64 = 4 << 30;
+const MAX_BUF_SIZE: u64 = 4 << 30;
 /// Background operations at a time where the host names no number.
-pub const DEFAULT_IN_FLIGHT: u32 = 16;
+const DEFAULT_IN_FLIGHT: u32 = 16;
 /// Most background operations at a time.
 pub const MAX_IN_FLIGHT: u32 = 1024;
 /// Longest job id.
-pub const MAX_ID: usize = 127;
+const MAX_ID: usize = 127;
 
 /// What is copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

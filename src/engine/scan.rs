@@ -88,11 +88,6 @@ impl Scan {
         self.passes
     }
 
-    /// Plans a copy before everything else.
-    pub(super) fn plan_first(&mut self, chunks: ChunkRange) {
-        self.plan.push_front(Piece { chunks, method: Method::Copy });
-    }
-
     /// A failure: no new pass for a slice.
     pub(super) fn hold(&mut self, now: Nanos) {
         self.hold_until = now + SLICE_NS;

@@ -22,11 +22,11 @@ mod steps;
 use crate::bitmap::Tracking;
 use crate::device::{
     AlignedBuffer, Callback, Client, Device, Extent, Flags, Followup, IoVec, Kind, Refused, Request, Token,
-    Wake, gather, scatter, slice_into, total,
+    Wake, slice_into, total,
 };
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::range::{ByteRange, check_bounds};
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use bounce::Pool;
 use gate::{Counted, Entry, Gate};
 use slots::{Guest, Path, Slots};

@@ -8,16 +8,14 @@
 //! A request that a device doesn't take in one piece is sent in steps; one that it has no room for waits in line for
 //! its side and is offered again when something has completed, or after [`RETRY_NS`].
 
+use super::Shared;
 use super::buffers::Buffers;
 use super::requests::slot_of;
-use super::{PrepareInfo, Shared};
 use crate::clock::Nanos;
 use crate::device::{
-    AlignedBuffer, Answer, Device, Extent, Flags, IoVec, Kind, Limits, Request, Token, most_zeroes, zeroes,
+    AlignedBuffer, Answer, Device, Extent, IoVec, Kind, Limits, Request, Token, most_zeroes, zeroes,
 };
-use crate::engine::{
-    Data, Engine, GuestId, GuestKind, GuestRequest, OpId, Order, Segment, Side, Status, Submit,
-};
+use crate::engine::{Data, Engine, GuestId, GuestKind, GuestRequest, OpId, Order, Segment, Side, Submit};
 use crate::error::{Errno, IoResult};
 use crate::range::ByteRange;
 use std::collections::VecDeque;
@@ -239,7 +237,7 @@ impl Driver {
             }
             Order::CancelTarget => shared.with_device(Side::Target, Device::cancel),
             Order::TargetGrown(length) => {
-                shared.with_device(Side::Target, |target| target.core().set_length(length))
+                shared.with_device(Side::Target, |target| target.core().set_length(length));
             }
             Order::Prepare => {
                 let result = shared.prepare();
@@ -358,7 +356,7 @@ impl Driver {
     /// A step was completed through the list.
     fn step_done(&mut self, shared: &Shared, slot: u16, result: IoResult) {
         if self.after_step(shared, slot, result) && !self.offer(shared, slot) {
-            let side = if slot % 2 == 0 { Side::Source } else { Side::Target };
+            let side = if slot.is_multiple_of(2) { Side::Source } else { Side::Target };
             // It is in the middle of its way and goes before those that have not begun.
             if self.again[side as usize].is_empty() {
                 shared.with_device(side, |device| device.core().set_starved(true));

@@ -21,7 +21,7 @@ mod signal;
 use crate::bitmap::Tracking;
 use crate::clock::Nanos;
 use crate::device::{Device, Kind, Limits, Wake};
-use crate::engine::{BackingMode, CopyMode, Engine, Event, Info, Options, Side, SideInfo, Status, Sync};
+use crate::engine::{BackingMode, CopyMode, Engine, Event, Info, Options, Side, SideInfo, Sync};
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::filter::{Carrier, Core as FilterCore, Filter, Hooks};
 use crossbeam::queue::SegQueue;
@@ -32,7 +32,7 @@ use signal::Signal;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What the prepare hook is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,6 @@ impl Link {
 }
 
 struct Shared {
-    me: Weak<Shared>,
     engine: Mutex<Engine>,
     driver: Mutex<Driver>,
     /// Somebody drives, and will see the news that comes meanwhile.
@@ -159,8 +158,7 @@ impl Job {
         let driver = Driver::new(&engine, &source, target)?;
         let core = Arc::clone(filter.core());
         core.claim_for_job(options.copy_mode == CopyMode::WriteBlocking)?;
-        let shared = Shared::seat(&source, target, |me, links| Shared {
-            me,
+        let shared = Shared::seat(&source, target, |links| Shared {
             tracking: Arc::clone(engine.tracking()),
             engine: Mutex::new(engine),
             driver: Mutex::new(driver),
@@ -377,11 +375,7 @@ fn side_info(device: &Device) -> SideInfo {
 
 impl Shared {
     /// Seats the job at both devices.
-    fn seat(
-        source: &Device,
-        target: &Device,
-        make: impl FnOnce(Weak<Self>, [Link; 2]) -> Self,
-    ) -> Result<Arc<Self>> {
+    fn seat(source: &Device, target: &Device, make: impl FnOnce([Link; 2]) -> Self) -> Result<Arc<Self>> {
         let places = [source.core().reserve()?, target.core().reserve()?];
         let link = |device: &Device, place: &crate::device::clients::Place| Link {
             device: Mutex::new(Some(device.clone())),
@@ -391,7 +385,7 @@ impl Shared {
             base: place.base(),
         };
         let links = [link(source, &places[0]), link(target, &places[1])];
-        let shared = Arc::new_cyclic(|me| make(Weak::clone(me), links));
+        let shared = Arc::new(make(links));
         for (place, side) in places.into_iter().zip([Side::Source, Side::Target]) {
             let base = place.base();
             place.take(Arc::new(Seat::new(Arc::clone(&shared), side, base)));
