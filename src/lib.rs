@@ -10,3 +10,5 @@ pub mod filter;
 pub mod job;
 pub mod range;
 mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;

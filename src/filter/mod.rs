@@ -22,7 +22,7 @@ mod steps;
 use crate::bitmap::Tracking;
 use crate::device::{
     AlignedBuffer, Callback, Client, Device, Extent, Flags, Followup, IoVec, Kind, Refused, Request, Token,
-    Wake, slice_into, total,
+    Wake, is_aligned, slice_into, total,
 };
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::range::{ByteRange, check_bounds};
@@ -488,9 +488,21 @@ impl Core {
     pub(crate) fn forward_carried(&self, index: u16) {
         // SAFETY: the job hands over a slot that was handed to it, or this thread owns it.
         let guest = unsafe { self.slots.owned(index) };
-        self.gate.recount_as_marked(usize::from(guest.shard));
+        if guest.path == Path::Carried {
+            self.gate.recount_as_marked(usize::from(guest.shard));
+        }
         guest.path = Path::Stepped(Counted::Marked);
         self.send_stepped(index);
+    }
+
+    /// The job that has a carried request is letting go of the filter: the request ends as one that wasn't carried.
+    pub(crate) fn disown_carried(&self, index: u16) {
+        // SAFETY: the slot is the job's until it hands it back.
+        let guest = unsafe { self.slots.owned(index) };
+        if guest.path == Path::Carried {
+            self.gate.recount_as_marked(usize::from(guest.shard));
+            guest.path = Path::Direct(Counted::Marked);
+        }
     }
 
     /// A carried request, for the job that it was handed to.
@@ -520,6 +532,13 @@ impl Core {
             Some(buffer) => slice_into(&[bounce::whole(buffer)], skip, length, max, out),
             None => slice_into(&guest.iov, skip, length, max, out),
         }
+    }
+
+    /// A copy of these buffers, aligned for any device.
+    pub(crate) fn bounce_copy(&self, iov: &[IoVec]) -> Result<AlignedBuffer> {
+        let buffer = self.bounce.take(total(iov).ok_or(Errno::EINVAL)?)?;
+        bounce::fill(&buffer, iov);
+        Ok(buffer)
     }
 
     /// A carried request's copy of the data, which the job must keep until the target no longer reads it.
@@ -756,7 +775,7 @@ impl Attached {
             Kind::Read | Kind::Write => {
                 length <= limits.max_transfer
                     && io.iov.len() <= limits.max_iov as usize
-                    && bounce::is_aligned(io.iov, limits.memory_alignment)
+                    && is_aligned(io.iov, limits.memory_alignment)
             }
             Kind::Zero => length <= limits.max_zero && self.device.supports(Kind::Zero),
             Kind::Discard => length <= limits.max_discard,

@@ -9,7 +9,7 @@
 
 use super::slots::Guest;
 use super::{Attached, Core, bounce, lock};
-use crate::device::{Answer, IoVec, Kind, Request, most_zeroes, slice_into, zeroes};
+use crate::device::{Answer, IoVec, Kind, Request, is_aligned, most_zeroes, slice_into, zeroes};
 use crate::error::{Errno, IoResult, to_c};
 use crate::range::ByteRange;
 use std::collections::VecDeque;
@@ -202,8 +202,7 @@ impl Core {
         let limits = attached.device.limits();
         if matches!(guest.kind, Kind::Read | Kind::Write)
             && guest.bounce.is_none()
-            && (!bounce::is_aligned(&guest.iov, limits.memory_alignment)
-                || guest.iov.len() > limits.max_iov as usize)
+            && (!is_aligned(&guest.iov, limits.memory_alignment) || guest.iov.len() > limits.max_iov as usize)
         {
             let buffer = self.bounce.take(guest.range.len()).map_err(|error| error.errno())?;
             if guest.kind == Kind::Write {
