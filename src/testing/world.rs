@@ -608,7 +608,10 @@ impl World {
                 self.running.as_ref().map_or(u64::MAX, |r| if ready(r) { self.now } else { r.wake_at.0 });
             if due.min(wake) == u64::MAX && self.running.is_some() {
                 let info = self.running.as_ref().map(|running| running.job.query());
-                return Err(format!("everybody sleeps and the job is not over (oracle i): {info:?}"));
+                let guests: Vec<_> = self.requests.keys().collect();
+                return Err(format!(
+                    "everybody sleeps, guests {guests:?} wait, the job is not over (oracle i): {info:?}"
+                ));
             }
             if due.min(wake) != u64::MAX {
                 self.now = self.now.max(due.min(wake));
@@ -634,20 +637,19 @@ impl World {
         if info.paused {
             let _ = running.job.resume();
         }
-        match info.status {
+        let result = match info.status {
             Status::Ready if soft => {
-                if running.job.cancel(false).is_ok() && running.cancelled_at.is_none() {
+                let result = running.job.cancel(false);
+                if result.is_ok() && running.cancelled_at.is_none() {
                     running.cancelled_at = Some(self.oracle.snapshot(ByteRange::between(0, self.length)));
                 }
+                result
             }
-            Status::Ready => {
-                let _ = running.job.complete();
-            }
-            Status::Pending => {
-                let _ = running.job.finalize();
-            }
-            _ => {}
-        }
+            Status::Ready => running.job.complete(),
+            Status::Pending => running.job.finalize(),
+            _ => return,
+        };
+        self.note(|| format!("push on from {}: {result:?}", info.status.name()));
     }
 
     fn read_everything(&mut self) -> Result<(), String> {
