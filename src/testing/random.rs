@@ -13,7 +13,7 @@ impl Random {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,12 +23,12 @@ impl Random {
 
     /// A number from `low` to `high - 1`; `low` if there is none.
     pub fn within(&mut self, low: u64, high: u64) -> u64 {
-        if high <= low { low } else { low + self.next() % (high - low) }
+        if high <= low { low } else { low + self.draw() % (high - low) }
     }
 
     /// True once in `n` times; never for 0.
     pub fn one_in(&mut self, n: u64) -> bool {
-        n != 0 && self.next().is_multiple_of(n)
+        n != 0 && self.draw().is_multiple_of(n)
     }
 
     /// One of these.

@@ -701,7 +701,7 @@ fn make_disk(random: &mut Random, length: u64, unit: u64, target: bool) -> Disk 
         latency_ns: random.pick(&[(0, 1), (1000, 50_000), (0, 3_000_000)]),
         depth: random.pick(&[0, 0, 1, 3, 8]) as usize,
     };
-    let disk = Disk::new(random.next(), options).expect("sensible limits");
+    let disk = Disk::new(random.draw(), options).expect("sensible limits");
     if dirty {
         for sector in 0..length.div_ceil(SECTOR) {
             let range = ByteRange::between(sector * SECTOR, ((sector + 1) * SECTOR).min(length));
@@ -726,7 +726,7 @@ fn stamps(bytes: &[u8]) -> Result<Vec<Stamp>, String> {
             if words.iter().all(|word| *word == first) {
                 Ok(u64::from_le_bytes(first))
             } else {
-                Err(format!("a torn sector: {:x?}", words))
+                Err(format!("a torn sector: {words:x?}"))
             }
         })
         .collect()
