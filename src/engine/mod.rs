@@ -19,6 +19,8 @@
 //! - A dirty bit is cleared before the source is read (SPEC C-2), so a write that lands later sets it again.
 //! - `status` changes only in [`Engine::become_status`], against the table of `state`.
 
+#![forbid(unsafe_code)]
+
 mod arena;
 mod conflict;
 mod copy;
