@@ -55,7 +55,7 @@ fn options(granularity: u64) -> JobOptions {
 
 #[test]
 fn the_copy_loop_allocates_nothing_per_request() {
-    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let filter = Filter::new(&null(16 << 30)).expect("a seat");
     let job = Job::new(&filter, &null(16 << 30), options(64 << 10)).expect("a job");
     job.start().expect("starts");
@@ -82,7 +82,7 @@ unsafe extern "C" fn told(_: *mut c_void, _: c_int) {}
 
 #[test]
 fn guest_writes_allocate_nothing_in_background_mode() {
-    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let filter = Filter::new(&null(1 << 30)).expect("a seat");
     let _job = Job::new(&filter, &null(1 << 30), options(4096)).expect("a job");
     let mut memory = vec![1u8; 4096];
@@ -105,7 +105,7 @@ fn guest_writes_allocate_nothing_in_background_mode() {
 
 #[test]
 fn a_job_on_a_tebibyte_takes_its_buffers_and_a_bit_per_chunk() {
-    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let filter = Filter::new(&null(1 << 40)).expect("a seat");
     let target = null(1 << 40);
     let before = BYTES.load(Ordering::Relaxed);

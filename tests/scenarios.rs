@@ -716,10 +716,10 @@ fn a_device_without_room_is_asked_again_in_order_and_nothing_is_lost() {
     // SPEC D-2
     let mut script = Script::with(disk(|with| with.depth = 1), disk(|with| with.depth = 1));
     let told: Vec<_> = (0..20).map(|index| script.write(0, index, 512)).collect();
-    for index in 0..20 {
-        assert_eq!(told[index].get(), None, "in order");
+    for each in &told {
+        assert_eq!(each.get(), None, "in order");
         assert!(script.source.complete_one(1));
-        assert_eq!(told[index].get(), Some(Ok(())));
+        assert_eq!(each.get(), Some(Ok(())));
     }
     assert_eq!(script.source.bytes()[0], 19);
     script.begin(options());
