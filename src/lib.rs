@@ -6,5 +6,7 @@ pub mod clock;
 pub mod device;
 pub mod engine;
 pub mod error;
+pub mod filter;
+pub mod job;
 pub mod range;
 mod sync;

@@ -314,8 +314,8 @@ impl PageState {
 
 /// Splits a range at the borders of pages.
 fn pieces(range: ChunkRange) -> impl Iterator<Item = Piece> {
-    let pages = range.start / PAGE_CHUNKS..range.end.div_ceil(PAGE_CHUNKS);
-    pages.filter(move |_| !range.is_empty()).map(move |page| {
+    let end = if range.is_empty() { 0 } else { (range.end - 1) / PAGE_CHUNKS + 1 };
+    (range.start / PAGE_CHUNKS..end).map(move |page| {
         let start = page * PAGE_CHUNKS;
         let end = range.end.min(start + PAGE_CHUNKS);
         Piece { page: page as usize, bits: (range.start.max(start) - start) as usize..(end - start) as usize }

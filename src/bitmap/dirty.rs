@@ -4,7 +4,7 @@
 //!
 //! Level 0 has a bit per chunk, and each level above has a bit per word of the level below, up to a level of at
 //! most [`TOP_WORDS`] words. A set summary bit says "look below"; a search skips what no summary bit covers, so
-//! finding one dirty chunk among 2^34 takes about ten loads. This is the hierarchical bitmap that disk emulators
+//! finding one dirty chunk among 2^34 takes some twenty loads. This is the hierarchical bitmap that disk emulators
 //! and entity systems (`hibitset`) use, made concurrent.
 //!
 //! # What must never happen
@@ -59,9 +59,9 @@ const SHARDS: usize = if cfg!(loom) { 1 } else { 16 };
 
 /// A concurrent set of dirty chunks.
 ///
-/// Any thread may mark and ask; one thread at a time, the scanner, may clear. `next_dirty` and `next_run` are
-/// reliable for the scanner: they find every chunk whose mark has returned. Called by another thread while the
-/// scanner clears, they may miss a chunk that the scanner is just about to put back.
+/// Any thread may mark and ask; one thread at a time, the scanner, may clear. `next_dirty`, `next_run` and
+/// `dirty_in` are reliable for the scanner: they find every chunk whose mark has returned. Called by another thread
+/// while the scanner clears, they may miss a chunk that the scanner is just about to put back.
 pub struct DirtyBitmap {
     chunks: u64,
     /// Level 0 first.
@@ -123,7 +123,12 @@ impl DirtyBitmap {
             let old = self.levels[0][index].fetch_or(mask, Ordering::AcqRel);
             fresh += ones(mask & !old);
         }
-        self.raise(1, range.start >> WORD_SHIFT, (range.end - 1) >> WORD_SHIFT);
+        let (first, last) = (range.start >> WORD_SHIFT, (range.end - 1) >> WORD_SHIFT);
+        if first == last {
+            self.raise(1, first);
+        } else {
+            self.raise_all(first, last);
+        }
         if fresh != 0 {
             self.marked[shard(range.start)].fetch_add(fresh, Ordering::Relaxed);
         }
@@ -242,9 +247,20 @@ impl DirtyBitmap {
         Some(ChunkRange::new(start, end.min(limit)))
     }
 
-    /// Sets the bits `first..=last` of a level that are missing, and those above them up to the top.
-    fn raise(&self, level: usize, mut first: u64, mut last: u64) {
-        for level in self.levels.iter().skip(level) {
+    /// Sets the bit of a level, and those above it, where they are missing. `position` counts the level's bits.
+    fn raise(&self, level: usize, mut position: u64) {
+        for level in &self.levels[level..] {
+            let word = &level[(position >> WORD_SHIFT) as usize];
+            if word.load(Ordering::Acquire) & bit(position) == 0 {
+                word.fetch_or(bit(position), Ordering::AcqRel);
+            }
+            position >>= WORD_SHIFT;
+        }
+    }
+
+    /// The same for the level-0 words `first..=last`, word by word on each level.
+    fn raise_all(&self, mut first: u64, mut last: u64) {
+        for level in &self.levels[1..] {
             for (index, mask) in words(first, last + 1) {
                 if level[index].load(Ordering::Acquire) & mask != mask {
                     level[index].fetch_or(mask, Ordering::AcqRel);
@@ -264,7 +280,7 @@ impl DirtyBitmap {
             let word = self.word(level - 1, child);
             // This has to be a read-modify-write: see "The search finds the bit" above.
             if word.compare_exchange(0, 0, Ordering::AcqRel, Ordering::Acquire).is_err() {
-                return self.raise(level, child, child);
+                return self.raise(level, child);
             }
             if left != 0 {
                 return;
@@ -275,6 +291,9 @@ impl DirtyBitmap {
 
     /// The first level-0 word with a dirty chunk in `from..end`, and the mask of its bits from that chunk to `end`.
     fn next_dirty_word(&self, from: u64, end: u64) -> Option<(u64, u64)> {
+        if from >= end {
+            return None;
+        }
         let chunk = self.next_dirty(from).filter(|&chunk| chunk < end)?;
         let index = chunk >> WORD_SHIFT;
         let end = end.min((index + 1) << WORD_SHIFT);

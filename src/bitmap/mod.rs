@@ -5,9 +5,11 @@
 
 mod chunk_map;
 mod dirty;
+mod tracking;
 
 pub use chunk_map::ChunkMap;
 pub use dirty::DirtyBitmap;
+pub use tracking::Tracking;
 
 use crate::range::ChunkRange;
 
@@ -54,6 +56,3 @@ fn zeroed<T: ZeroByDefault>(length: u64) -> Option<Box<[T]>> {
 fn zeroed<T: ZeroByDefault>(length: u64) -> Option<Box<[T]>> {
     Some((0..length).map(|_| T::default()).collect())
 }
-
-mod tracking;
-pub use tracking::Tracking;

@@ -3,7 +3,7 @@
 use super::DirtyBitmap;
 use crate::error::Result;
 use crate::range::{ByteRange, Geometry};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// The dirty bitmap of a job, and whether what is not dirty is known to be equal.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ impl Tracking {
     /// (SPEC G-2). Any thread.
     pub fn mark(&self, range: ByteRange) {
         self.dirty.mark(self.geometry.touched(range));
+        order_after_mark();
         // A store only where it changes something: many threads mark, and each would take the line from the others.
         if self.synced.load(Ordering::SeqCst) {
             self.synced.store(false, Ordering::SeqCst);
@@ -48,8 +49,9 @@ impl Tracking {
     /// The driver has nothing to do until something is marked. `false`: something has been, don't sleep.
     pub fn fall_asleep(&self) -> bool {
         self.sleeping.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
         // Either this sees the mark, or the marker, who looks at `sleeping` after marking, sees it raised.
-        if self.dirty.dirty_chunks() > 0 {
+        if self.dirty.next_dirty(0).is_some() {
             self.sleeping.store(false, Ordering::SeqCst);
             return false;
         }
@@ -65,5 +67,14 @@ impl Tracking {
     /// Raises or lowers the flag. Whoever raises it checks afterwards that nothing was marked meanwhile.
     pub(crate) fn set_synced(&self, synced: bool) {
         self.synced.store(synced, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
+}
+
+/// What was marked comes before what is loaded next. On x86 the locked instruction that marked has seen to that.
+fn order_after_mark() {
+    #[cfg(not(target_arch = "x86_64"))]
+    fence(Ordering::SeqCst);
+    #[cfg(target_arch = "x86_64")]
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
 }

@@ -2,6 +2,7 @@
 
 use super::IoVec;
 use crate::error::{Errno, Error, Result};
+use once_cell::sync::Lazy;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
@@ -83,6 +84,27 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     let (blocks, rest) = bytes.as_chunks::<BLOCK>();
     blocks.iter().all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
         && rest.iter().all(|byte| *byte == 0)
+}
+
+/// Zeroes for devices that have no zero request are written from one block of memory, listed as often as is needed.
+const ZEROES: usize = 64 << 10;
+
+/// Most zeroes in one write.
+pub(crate) fn most_zeroes(max_transfer: u64, max_iov: u32) -> u64 {
+    max_transfer.min(u64::from(max_iov) * ZEROES as u64)
+}
+
+/// Appends buffers that hold `length` zeroes.
+pub(crate) fn zeroes(length: u64, iov: &mut Vec<IoVec>) {
+    static BLOCK: Lazy<Option<AlignedBuffer>> = Lazy::new(|| AlignedBuffer::new(ZEROES, ZEROES).ok());
+    let Some(block) = &*BLOCK else { return };
+    let mut left = length;
+    while left > 0 {
+        let part = left.min(ZEROES as u64);
+        // SAFETY: the block lives for ever and nobody writes to it.
+        iov.push(unsafe { block.lend(0, part as usize) });
+        left -= part;
+    }
 }
 
 #[cfg(all(test, not(loom)))]

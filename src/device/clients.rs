@@ -20,8 +20,8 @@ pub(crate) trait Client: Send + Sync {
     /// is returned, not done: the caller holds a protection.
     fn complete(&self, slot: u16, generation: u64, result: IoResult) -> Result<Followup, Refused>;
 
-    /// Takes a part of the answer to an extents request.
-    fn extent(&self, slot: u16, generation: u64, extent: Extent) -> Result<(), Refused>;
+    /// Takes a part of the answer to an extents request; whether it wants more.
+    fn extent(&self, slot: u16, generation: u64, extent: Extent) -> Result<bool, Refused>;
 
     /// The device may have room for what it had refused.
     fn room(&self) -> Followup;
@@ -155,8 +155,8 @@ impl Core {
         }
     }
 
-    /// Seats a client; `make` gets its number and the first generation that it may use.
-    pub(crate) fn seat<C: Client + 'static>(&self, make: impl FnOnce(u8, u64) -> Arc<C>) -> Result<Arc<C>> {
+    /// Reserves a place in the table. `EBUSY` if there is none.
+    pub(crate) fn reserve(self: &Arc<Self>) -> Result<Place> {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(index) = registry.iter().position(|seat| !seat.taken) else {
             return Err(Error::new(
@@ -165,9 +165,12 @@ impl Core {
             ));
         };
         registry[index].taken = true;
-        let client = make(index as u8, registry[index].next_generation);
-        self.clients[index].store(Some(Arc::new(Seated(Arc::clone(&client) as Arc<dyn Client>))));
-        Ok(client)
+        Ok(Place {
+            core: Arc::clone(self),
+            index: index as u8,
+            base: registry[index].next_generation,
+            used: false,
+        })
     }
 
     /// Takes a client out of the table; its tokens are refused from now on.
@@ -195,7 +198,7 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn extent(&self, token: Token, extent: Extent) -> Result<(), Refused> {
+    pub(super) fn extent(&self, token: Token, extent: Extent) -> Result<bool, Refused> {
         match self.client(token.client()).as_deref() {
             Some(Some(seated)) => seated.0.extent(token.slot(), token.generation(), extent),
             _ => Err(Refused),
@@ -250,6 +253,41 @@ impl Drop for Core {
     }
 }
 
+/// A reserved place in a device's table of clients; given up if it is not taken.
+pub(crate) struct Place {
+    core: Arc<Core>,
+    index: u8,
+    base: u64,
+    used: bool,
+}
+
+impl Place {
+    /// The client's number, for its tokens.
+    pub(crate) fn client(&self) -> u8 {
+        self.index
+    }
+
+    /// What the client adds to the generations of its slots, so that its tokens are not those of its predecessor.
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Seats the client.
+    pub(crate) fn take(mut self, client: Arc<dyn Client>) {
+        self.used = true;
+        self.core.clients[usize::from(self.index)].store(Some(Arc::new(Seated(client))));
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.used {
+            let mut registry = self.core.registry.lock().unwrap_or_else(PoisonError::into_inner);
+            registry[usize::from(self.index)].taken = false;
+        }
+    }
+}
+
 /// Stands in for a backend that could not be made, until the half-made device is dropped.
 struct Nothing;
 
@@ -270,8 +308,17 @@ impl Completions {
     }
 
     /// As [`Device::extent`](super::Device::extent).
-    pub fn extent(&self, token: Token, extent: Extent) -> Result<(), Refused> {
+    pub fn extent(&self, token: Token, extent: Extent) -> Result<bool, Refused> {
         self.0.upgrade().ok_or(Refused)?.extent(token, extent)
+    }
+
+    /// A handle to the device, `None` once it is being dropped.
+    ///
+    /// A backend with threads of its own holds one while it touches the buffers of a request: meanwhile the device
+    /// isn't dropped, which would cancel the request and give its buffers back.
+    #[must_use]
+    pub fn device(&self) -> Option<super::Device> {
+        self.0.upgrade().map(|core| super::Device { core })
     }
 
     /// As [`Device::kick`](super::Device::kick).

@@ -88,7 +88,7 @@ impl Memory {
 
     fn extents(&self, token: Token, range: ByteRange) {
         let mut run = Extent { length: 0, flags: ExtentFlags::HOLE };
-        let mut report = |run: Extent| {
+        let report = |run: Extent| {
             // A request that was given up meanwhile needs no answer.
             let _ = run.length > 0 && self.completions.extent(token, run).is_ok();
         };
@@ -147,5 +147,91 @@ impl Backend for Memory {
 
     fn supports(&self, _: Kind) -> bool {
         true
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::device::testing::TestClient;
+
+    const MAY_UNMAP: Flags = Flags { may_unmap: true, fua: false };
+
+    fn pages(count: u64) -> u64 {
+        count * PAGE
+    }
+
+    fn range(start: u64, end: u64) -> ByteRange {
+        ByteRange::between(start, end)
+    }
+
+    fn hole(length: u64) -> Extent {
+        let flags = ExtentFlags::HOLE;
+        Extent { length, flags }
+    }
+
+    fn data(length: u64) -> Extent {
+        let flags = ExtentFlags::DATA;
+        Extent { length, flags }
+    }
+
+    #[test]
+    fn what_is_written_across_pages_is_read() {
+        let client = TestClient::new(&Device::memory(pages(4) + 100).expect("memory")).with_segments(999);
+        let bytes: Vec<u8> = (0..pages(2)).map(|at| (at % 251) as u8 + 1).collect();
+        assert_eq!(client.write(PAGE - 7, &bytes), Ok(()));
+        assert_eq!(client.read_vec(PAGE - 7, bytes.len()), bytes);
+        assert_eq!(client.read_vec(PAGE - 8, 2), [0, 1]);
+        assert_eq!(client.write(pages(4) + 50, &[9; 50]), Ok(()));
+        assert_eq!(client.read_vec(pages(4) + 49, 51)[..2], [0, 9]);
+        assert_eq!(client.flush(), Ok(()));
+    }
+
+    #[test]
+    fn extents_cover_what_was_asked_for() {
+        let client = TestClient::new(&Device::memory(pages(5) + 100).expect("memory"));
+        assert_eq!(client.write(pages(1) + 5, &[1]), Ok(()));
+        assert_eq!(client.write(pages(2), &[1]), Ok(()));
+        let all = range(0, pages(5) + 100);
+        assert_eq!(client.extents(all), Ok(vec![hole(PAGE), data(pages(2)), hole(pages(2) + 100)]));
+        assert_eq!(client.extents(range(PAGE - 10, PAGE + 10)), Ok(vec![hole(10), data(10)]));
+    }
+
+    #[test]
+    fn zeroes_and_discards_free_whole_pages() {
+        let client = TestClient::new(&Device::memory(pages(4)).expect("memory"));
+        assert_eq!(client.write(0, &vec![7; pages(4) as usize]), Ok(()));
+        assert_eq!(client.zero(range(0, PAGE), Flags::default()), Ok(()));
+        assert_eq!(client.zero(range(PAGE, pages(2) + 10), MAY_UNMAP), Ok(()));
+        assert_eq!(client.discard(range(pages(3), pages(4))), Ok(()));
+        assert_eq!(
+            client.extents(range(0, pages(4))),
+            Ok(vec![data(PAGE), hole(PAGE), data(PAGE), hole(PAGE)])
+        );
+        assert_eq!(client.read_vec(0, pages(2) as usize + 10), vec![0; pages(2) as usize + 10]);
+        assert_eq!(client.read_vec(pages(2) + 10, 1), [7]);
+        assert_eq!(client.read_vec(pages(3), PAGE as usize), vec![0; PAGE as usize]);
+    }
+
+    #[test]
+    fn a_device_grows() {
+        let device = Device::memory(100).expect("memory");
+        let client = TestClient::new(&device);
+        assert_eq!(client.write(0, &[7; 100]), Ok(()));
+        assert_eq!(client.truncate(pages(2) + 1), Ok(()));
+        assert_eq!(device.length(), pages(2) + 1);
+        assert_eq!(client.read_vec(99, 2), [7, 0]);
+        assert_eq!(client.write(pages(2), &[8]), Ok(()));
+        assert_eq!(client.read_vec(pages(2), 1), [8]);
+    }
+
+    #[test]
+    fn a_device_that_is_too_long_is_enomem() {
+        let error = Device::memory(u64::MAX).expect_err("no memory for it");
+        assert_eq!(error.errno(), Errno::ENOMEM);
+        assert!(error.message().contains("18446744073709551615 bytes"), "{error}");
+        let client = TestClient::new(&Device::memory(100).expect("memory"));
+        assert_eq!(client.truncate(u64::MAX), Err(Errno::ENOMEM));
+        assert_eq!(client.read_vec(0, 100), [0; 100]);
     }
 }

@@ -14,9 +14,12 @@ mod iovec;
 mod limits;
 mod memory;
 mod null;
+#[cfg(all(test, not(loom)))]
+pub(crate) mod testing;
 mod token;
 
 pub use buffer::AlignedBuffer;
+pub(crate) use buffer::{most_zeroes, zeroes};
 pub use callback::Callback;
 
 pub(crate) use clients::{Client, Followup, Wake};
@@ -209,6 +212,12 @@ impl Device {
         )
     }
 
+    /// A regular file or a block device: see [`file::open`].
+    #[cfg(all(feature = "file", unix))]
+    pub fn open_file(path: &std::path::Path, options: &file::OpenOptions) -> Result<Self> {
+        file::open(path, options)
+    }
+
     /// The length in bytes. It changes only when a job grows the device.
     #[must_use]
     pub fn length(&self) -> u64 {
@@ -242,7 +251,8 @@ impl Device {
     }
 
     /// Reports what the next `length` bytes of an [`Kind::Extents`] request hold, before it is completed.
-    pub fn extent(&self, token: Token, extent: Extent) -> Result<(), Refused> {
+    /// `false`: that is enough for one answer, the rest will be asked for again; complete the request.
+    pub fn extent(&self, token: Token, extent: Extent) -> Result<bool, Refused> {
         self.core.extent(token, extent)
     }
 

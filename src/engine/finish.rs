@@ -301,7 +301,7 @@ impl Engine {
         let carried = self.copy_mode == CopyMode::WriteBlocking && self.uncarried_writes_done;
         if (always || carried) && !self.tracking.is_synced() && self.is_clean() {
             self.tracking.set_synced(true);
-            if self.tracking.dirty.dirty_chunks() > 0 {
+            if self.tracking.dirty.next_dirty(0).is_some() {
                 self.tracking.set_synced(false);
             }
         }

@@ -395,7 +395,8 @@ impl Engine {
         self.start.is_done()
             && self.ops.in_flight() == 0
             && self.scan.plan_is_empty()
-            && self.tracking.dirty.dirty_chunks() == 0
+            && self.ops.reserved().is_none()
+            && self.tracking.dirty.next_dirty(0).is_none()
     }
 
     /// A pause begins: what is planned and not started goes back to being dirty.

@@ -35,8 +35,14 @@ impl Rate {
         if now < free {
             return Some(free);
         }
-        self.slice_start = now;
-        self.charged = 0;
+        if now.since(free) < SLICE_NS {
+            // What was borrowed from this slice counts.
+            self.slice_start = free;
+            self.charged %= self.quota;
+        } else {
+            self.slice_start = now;
+            self.charged = 0;
+        }
         None
     }
 

@@ -228,7 +228,7 @@ impl Engine {
 
     /// Begins a pass if there is something dirty and it is time.
     fn begin_pass(&mut self) -> bool {
-        if self.tracking.dirty.dirty_chunks() == 0 {
+        if self.tracking.dirty.next_dirty(0).is_none() {
             return false;
         }
         let interval = if self.finish.is_converging() { 0 } else { self.settings.options.pass_interval_ns };

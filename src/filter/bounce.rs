@@ -1,0 +1,89 @@
+//! Copies of guest data: because the guest may change it while two devices read it, or because a device wants
+//! better aligned memory than the guest has.
+
+use crate::device::{AlignedBuffer, IoVec, gather, scatter};
+use crate::error::{Errno, Result};
+use crossbeam::queue::ArrayQueue;
+
+/// Enough for every device that an operating system has.
+const ALIGNMENT: usize = 4096;
+/// Sizes that are kept for the next request: powers of two from 4 KiB to 1 MiB.
+const SMALLEST: u32 = 12;
+const CLASSES: usize = 9;
+/// How many of each size are kept.
+const KEPT: usize = 32;
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    classes: [ArrayQueue<AlignedBuffer>; CLASSES],
+}
+
+impl Pool {
+    pub(super) fn new() -> Self {
+        Self { classes: std::array::from_fn(|_| ArrayQueue::new(KEPT)) }
+    }
+
+    /// A buffer of at least this length.
+    pub(super) fn take(&self, length: u64) -> Result<AlignedBuffer> {
+        let length = usize::try_from(length).map_err(|_| Errno::ENOMEM)?;
+        match self.class(length) {
+            Some((class, size)) => class.pop().map_or_else(|| AlignedBuffer::new(size, ALIGNMENT), Ok),
+            None => AlignedBuffer::new(length, ALIGNMENT),
+        }
+    }
+
+    pub(super) fn give_back(&self, buffer: AlignedBuffer) {
+        if let Some((class, size)) = self.class(buffer.len())
+            && size == buffer.len()
+        {
+            // A full class lets it go.
+            let _ = class.push(buffer);
+        }
+    }
+
+    fn class(&self, length: usize) -> Option<(&ArrayQueue<AlignedBuffer>, usize)> {
+        let bits = length.max(1).next_power_of_two().trailing_zeros().max(SMALLEST);
+        Some((self.classes.get((bits - SMALLEST) as usize)?, 1 << bits))
+    }
+}
+
+/// The whole buffer, for a request.
+pub(super) fn whole(buffer: &AlignedBuffer) -> IoVec {
+    // SAFETY: a request's copy is kept until the request is done.
+    unsafe { buffer.lend(0, buffer.len()) }
+}
+
+/// Copies the guest's data into the buffer.
+pub(super) fn fill(buffer: &AlignedBuffer, iov: &[IoVec]) {
+    let mut at = 0;
+    for part in iov {
+        copy(part, &whole(buffer).slice(at, part.len()));
+        at += part.len();
+    }
+}
+
+/// Copies what was read into the guest's buffers.
+pub(super) fn spill(buffer: &AlignedBuffer, iov: &[IoVec]) {
+    let mut at = 0;
+    for part in iov {
+        copy(&whole(buffer).slice(at, part.len()), part);
+        at += part.len();
+    }
+}
+
+fn copy(from: &IoVec, to: &IoVec) {
+    let mut piece = [0u8; 4096];
+    let mut at = 0;
+    while at < from.len() {
+        let piece = &mut piece[..(from.len() - at).min(4096)];
+        gather(&[*from], at as u64, piece);
+        scatter(&[*to], at as u64, piece);
+        at += piece.len();
+    }
+}
+
+/// Whether every buffer begins, and all but the last end, on a multiple of `alignment`.
+pub(super) fn is_aligned(iov: &[IoVec], alignment: u32) -> bool {
+    let mask = alignment as usize - 1;
+    mask == 0 || iov.iter().all(|buffer| (buffer.base() as usize | buffer.len()) & mask == 0)
+}

@@ -1,0 +1,489 @@
+//! The driver: the only place that carries out what the engine decides.
+//!
+//! A round feeds the engine with what has happened (completions, guest requests, a drained gate), lets it go on, and
+//! takes its outputs, all under one short lock; then, without the lock, it carries out orders, tells guests, and
+//! submits requests. What a device finishes inline is the input of the next round. Rounds end when there is nothing
+//! to do, or after [`MAX_ROUNDS`].
+//!
+//! A request that a device doesn't take in one piece is sent in steps; one that it has no room for waits in line for
+//! its side and is offered again when something has completed, or after [`RETRY_NS`].
+
+use super::buffers::Buffers;
+use super::requests::slot_of;
+use super::{PrepareInfo, Shared};
+use crate::clock::Nanos;
+use crate::device::{
+    AlignedBuffer, Answer, Device, Extent, Flags, IoVec, Kind, Limits, Request, Token, most_zeroes, zeroes,
+};
+use crate::engine::{
+    Data, Engine, GuestId, GuestKind, GuestRequest, OpId, Order, Segment, Side, Status, Submit,
+};
+use crate::error::{Errno, IoResult};
+use crate::range::ByteRange;
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+/// Rounds in one poll: enough to keep devices busy that finish inline, few enough for a host's other work.
+const MAX_ROUNDS: u32 = 64;
+/// When a device that had no room is asked again without any sign from it.
+const RETRY_NS: u64 = 1_000_000;
+
+/// A request as it was wanted, until all of it is done.
+#[derive(Debug)]
+struct Part {
+    submit: Submit,
+    segments: Vec<Segment>,
+    done: u64,
+    /// The data of a guest that was told already; kept until the target has read it.
+    bounce: Option<AlignedBuffer>,
+}
+
+/// What a completed request tells the engine.
+#[derive(Clone, Copy, Debug)]
+struct Finished {
+    op: OpId,
+    side: Side,
+    result: IoResult,
+    zeroes: bool,
+}
+
+/// What the driver found out in a round, and the engine said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outlook {
+    pub(super) deadline: Nanos,
+    /// There is more to do at once.
+    pub(super) busy: bool,
+    pub(super) over: bool,
+}
+
+/// The driver's own state: whoever drives owns it.
+#[derive(Debug)]
+pub(super) struct Driver {
+    buffers: Option<Buffers>,
+    now: Nanos,
+    parts: Vec<Option<Part>>,
+    /// Requests that wait for room, by side.
+    again: [VecDeque<u16>; 2],
+    /// Which guest request is in which state, by its number; for giving them all back if the engine fails.
+    guests: Vec<GuestState>,
+    detect_zeroes: bool,
+    closing: bool,
+    // Kept from round to round so that nothing is allocated in the steady state.
+    completed: Vec<(u16, IoResult)>,
+    finished: Vec<Finished>,
+    extents: Vec<Extent>,
+    requests: Vec<Submit>,
+    segments: Vec<Segment>,
+    guests_done: Vec<(GuestId, IoResult)>,
+    orders: Vec<Order>,
+    iov: Vec<IoVec>,
+    spare: Vec<Vec<Segment>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GuestState {
+    NotHere,
+    /// The engine has it, and the source has not.
+    Submitted,
+    /// The source has it.
+    AtSource,
+}
+
+impl Driver {
+    pub(super) fn new(engine: &Engine, source: &Device, target: &Device) -> crate::error::Result<Self> {
+        let alignment = source.limits().memory_alignment.max(target.limits().memory_alignment);
+        let buffers = Buffers::new(engine.buffer_bytes(), engine.granularity(), alignment)?;
+        Ok(Self {
+            buffers: Some(buffers),
+            now: Nanos(0),
+            parts: Vec::new(),
+            again: [VecDeque::new(), VecDeque::new()],
+            guests: Vec::new(),
+            detect_zeroes: engine.settings().options.detect_zeroes && target.supports(Kind::Zero),
+            closing: false,
+            completed: Vec::new(),
+            finished: Vec::new(),
+            extents: Vec::new(),
+            requests: Vec::new(),
+            segments: Vec::new(),
+            guests_done: Vec::new(),
+            orders: Vec::new(),
+            iov: Vec::new(),
+            spare: Vec::new(),
+        })
+    }
+
+    /// Drives until there is nothing to do or the budget is used up.
+    pub(super) fn drive(&mut self, shared: &Shared, now: Option<Nanos>) -> Outlook {
+        self.now = self.now.max(now.unwrap_or(self.now));
+        self.offer_again(shared);
+        let mut outlook = Outlook { deadline: Nanos::NEVER, busy: false, over: false };
+        for _ in 0..MAX_ROUNDS {
+            // What comes from here on is seen in another round, or by whoever looks when this is over.
+            shared.news.store(0, Ordering::SeqCst);
+            self.collect(shared);
+            outlook = self.think(shared);
+            let acted = self.act(shared);
+            let more = outlook.busy || acted || !self.finished.is_empty() || shared.requests.any_completed();
+            outlook.busy = more;
+            if !more {
+                break;
+            }
+        }
+        if self.again.iter().any(|waiting| !waiting.is_empty()) {
+            outlook.deadline = outlook.deadline.min(self.now + RETRY_NS);
+        }
+        outlook
+    }
+
+    /// Takes completions from the list; a request with steps left goes on.
+    fn collect(&mut self, shared: &Shared) {
+        let mut completed = std::mem::take(&mut self.completed);
+        shared.requests.take_completed(&mut completed);
+        let any = !completed.is_empty();
+        for (index, result) in completed.drain(..) {
+            self.step_done(shared, index, result);
+        }
+        self.completed = completed;
+        if any {
+            self.offer_again(shared);
+        }
+    }
+
+    /// Feeds the engine and takes its outputs.
+    fn think(&mut self, shared: &Shared) -> Outlook {
+        let uncarried_done = shared.filter.uncarried_writes_done();
+        let drained = self.closing && shared.is_drained();
+        let mut engine = shared.engine();
+        for Finished { op, side, result, zeroes } in self.finished.drain(..) {
+            self.extents.clear();
+            if !op.is_guest() && side == Side::Source {
+                shared.requests.take_extents(slot_of(op, side), &mut self.extents);
+            }
+            engine.complete(op, side, result, zeroes, &self.extents);
+        }
+        while engine.has_guest_room() {
+            let Some(index) = shared.inbox.pop() else { break };
+            let guest = shared.filter.carried(index);
+            let kind = match guest.kind {
+                Kind::Zero => GuestKind::Zero,
+                Kind::Discard => GuestKind::Discard,
+                _ => GuestKind::Write,
+            };
+            *self.guest_state(index) = GuestState::Submitted;
+            engine.submit_guest(GuestRequest {
+                guest: GuestId(u32::from(index)),
+                kind,
+                range: guest.range,
+                flags: guest.flags,
+                owns_data: guest.owns_data,
+            });
+        }
+        if engine.wants_uncarried_writes_done() {
+            engine.set_uncarried_writes_done(uncarried_done);
+        }
+        if drained {
+            self.closing = false;
+            engine.gate_drained();
+        }
+        engine.advance(self.now);
+        let sleeps = engine.waits_for_marks();
+        let outlook = Outlook {
+            deadline: engine.next_deadline(),
+            busy: engine.outbox().more,
+            over: engine.status().is_over(),
+        };
+        let outbox = engine.outbox();
+        std::mem::swap(&mut self.requests, &mut outbox.requests);
+        std::mem::swap(&mut self.segments, &mut outbox.segments);
+        std::mem::swap(&mut self.guests_done, &mut outbox.guests_done);
+        std::mem::swap(&mut self.orders, &mut outbox.orders);
+        drop(engine);
+        let awake = sleeps && !shared.tracking.fall_asleep();
+        Outlook { busy: outlook.busy || awake, ..outlook }
+    }
+
+    /// Carries out the engine's outputs. Whether there were any.
+    fn act(&mut self, shared: &Shared) -> bool {
+        let any = !(self.requests.is_empty() && self.guests_done.is_empty() && self.orders.is_empty());
+        let mut orders = std::mem::take(&mut self.orders);
+        for order in orders.drain(..) {
+            self.carry_out(shared, order);
+        }
+        self.orders = orders;
+        let mut done = std::mem::take(&mut self.guests_done);
+        for (guest, result) in done.drain(..) {
+            self.finish_guest(shared, guest, result);
+        }
+        self.guests_done = done;
+        let mut requests = std::mem::take(&mut self.requests);
+        for submit in requests.drain(..) {
+            self.begin(shared, submit);
+        }
+        self.requests = requests;
+        self.segments.clear();
+        any
+    }
+
+    fn carry_out(&mut self, shared: &Shared, order: Order) {
+        match order {
+            Order::CarryWrites => shared.filter.set_carry(true),
+            Order::MarkWrites => shared.filter.set_carry(false),
+            Order::CloseGate => {
+                self.closing = true;
+                shared.close_gates();
+            }
+            Order::OpenGate => {
+                self.closing = false;
+                shared.open_gates();
+            }
+            Order::CancelTarget => shared.with_device(Side::Target, Device::cancel),
+            Order::TargetGrown(length) => {
+                shared.with_device(Side::Target, |target| target.core().set_length(length))
+            }
+            Order::Prepare => {
+                let result = shared.prepare();
+                shared.engine().prepared(result);
+            }
+            Order::Pivot => {
+                let result = shared.pivot();
+                shared.engine().pivoted(result);
+            }
+            Order::Release => {
+                self.closing = false;
+                shared.release_filter();
+            }
+            Order::Conclude => {
+                self.buffers = None;
+                shared.conclude();
+            }
+        }
+    }
+
+    /// A guest's request is done as far as the guest is concerned. Its copy of the data stays with the target's
+    /// request if that still reads it.
+    fn finish_guest(&mut self, shared: &Shared, guest: GuestId, result: IoResult) {
+        let index = guest.0 as u16;
+        let reader = self.parts.iter_mut().flatten().find(|part| part.submit.data.is_of(guest));
+        if let Some(part) = reader {
+            part.bounce = shared.filter.take_bounce(index);
+        }
+        *self.guest_state(index) = GuestState::NotHere;
+        shared.filter.finish_carried(index, result);
+    }
+
+    fn guest_state(&mut self, index: u16) -> &mut GuestState {
+        let index = usize::from(index);
+        if self.guests.len() <= index {
+            self.guests.resize(index + 1, GuestState::NotHere);
+        }
+        &mut self.guests[index]
+    }
+
+    /// Takes a request on and offers it to its device.
+    fn begin(&mut self, shared: &Shared, submit: Submit) {
+        let slot = slot_of(submit.op, submit.side);
+        if self.parts.len() <= usize::from(slot) {
+            self.parts.resize_with(usize::from(slot) + 1, || None);
+        }
+        let mut segments = self.spare.pop().unwrap_or_default();
+        if let Data::Buffers(range) = &submit.data {
+            segments.extend_from_slice(&self.segments[range.start as usize..range.end as usize]);
+        }
+        if let (Data::Guest(guest, _), Side::Source) = (&submit.data, submit.side) {
+            *self.guest_state(guest.0 as u16) = GuestState::AtSource;
+        }
+        let side = submit.side;
+        self.parts[usize::from(slot)] = Some(Part { submit, segments, done: 0, bounce: None });
+        if !self.again[side as usize].is_empty() || !self.offer(shared, slot) {
+            self.wait_for_room(shared, side, slot);
+        }
+    }
+
+    fn wait_for_room(&mut self, shared: &Shared, side: Side, slot: u16) {
+        if self.again[side as usize].is_empty() {
+            shared.with_device(side, |device| device.core().set_starved(true));
+        }
+        self.again[side as usize].push_back(slot);
+    }
+
+    /// Offers again, in order, what waits for room.
+    fn offer_again(&mut self, shared: &Shared) {
+        for side in [Side::Source, Side::Target] {
+            let before = self.again[side as usize].len();
+            while let Some(slot) = self.again[side as usize].front().copied() {
+                if !self.offer(shared, slot) {
+                    break;
+                }
+                self.again[side as usize].pop_front();
+            }
+            if before > 0 && self.again[side as usize].is_empty() {
+                shared.with_device(side, |device| device.core().set_starved(false));
+            }
+        }
+    }
+
+    /// Submits the next steps of a request until one is pending or all are done. `false`: the device has no room.
+    fn offer(&mut self, shared: &Shared, slot: u16) -> bool {
+        loop {
+            let Some(part) = self.parts.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
+                return true;
+            };
+            let link = &shared.links[part.submit.side as usize];
+            let Some(device) = link.device() else {
+                // The job has let go of its devices; nothing of it is left to be done.
+                self.finish_part(shared, slot, Err(Errno::ECANCELED));
+                return true;
+            };
+            self.iov.clear();
+            let step = part.next_step(&device, shared, self.buffers.as_ref(), &mut self.iov);
+            let request =
+                Request { kind: step.kind, range: step.range, flags: part.submit.flags, iov: &self.iov };
+            let state = &shared.requests.make(slot).state;
+            let generation = state.open();
+            let token = Token::new(link.client, slot, link.base.wrapping_add(generation));
+            let result = match device.submit(token, &request) {
+                Answer::Pending => return true,
+                // If somebody has completed it meanwhile, that counts.
+                Answer::Done(_) | Answer::Again if !state.claim(generation) => return true,
+                Answer::Again => return false,
+                Answer::Done(result) => result,
+            };
+            if !self.after_step(shared, slot, result) {
+                return true;
+            }
+        }
+    }
+
+    /// A step was completed through the list.
+    fn step_done(&mut self, shared: &Shared, slot: u16, result: IoResult) {
+        if self.after_step(shared, slot, result) && !self.offer(shared, slot) {
+            let side = if slot % 2 == 0 { Side::Source } else { Side::Target };
+            // It is in the middle of its way and goes before those that have not begun.
+            if self.again[side as usize].is_empty() {
+                shared.with_device(side, |device| device.core().set_starved(true));
+            }
+            self.again[side as usize].push_front(slot);
+        }
+    }
+
+    /// Takes account of a step. Whether there is another.
+    fn after_step(&mut self, shared: &Shared, slot: u16, result: IoResult) -> bool {
+        let Some(part) = self.parts.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
+            debug_assert!(false, "a completion for a request that is not out");
+            return false;
+        };
+        if result.is_ok() && part.submit.kind != Kind::Extents {
+            part.done += part.step_length(&shared.links[part.submit.side as usize]);
+            if part.done < part.submit.range.len() {
+                return true;
+            }
+        }
+        self.finish_part(shared, slot, result);
+        false
+    }
+
+    fn finish_part(&mut self, shared: &Shared, slot: u16, result: IoResult) {
+        let Some(mut part) = self.parts[usize::from(slot)].take() else { return };
+        let Submit { op, side, kind, range, .. } = part.submit;
+        let copied = kind == Kind::Read && result.is_ok() && self.detect_zeroes;
+        let zeroes = copied
+            && self.buffers.as_ref().is_some_and(|buffers| buffers.is_zero(&part.segments, range.len()));
+        part.segments.clear();
+        self.spare.push(part.segments);
+        if let Some(bounce) = part.bounce {
+            shared.filter.give_back_bounce(bounce);
+        }
+        self.finished.push(Finished { op, side, result, zeroes });
+    }
+
+    /// The engine can't be trusted any more: guests get their requests back, and what is out is only waited for.
+    pub(super) fn give_up(&mut self, shared: &Shared) {
+        self.finished.clear();
+        self.requests.clear();
+        self.orders.clear();
+        for index in 0..self.guests.len() {
+            if self.guests[index] == GuestState::Submitted {
+                self.guests[index] = GuestState::NotHere;
+                shared.filter.forward_carried(index as u16);
+            }
+        }
+    }
+
+    /// After [`Driver::give_up`]: tells guests whose requests come back from the source.
+    pub(super) fn drive_given_up(&mut self, shared: &Shared) {
+        let mut completed = std::mem::take(&mut self.completed);
+        shared.requests.take_completed(&mut completed);
+        for (slot, result) in completed.drain(..) {
+            let Some(part) = self.parts.get_mut(usize::from(slot)).and_then(Option::take) else { continue };
+            if let (Data::Guest(guest, _), Side::Source) = (&part.submit.data, part.submit.side) {
+                *self.guest_state(guest.0 as u16) = GuestState::NotHere;
+                shared.filter.finish_carried(guest.0 as u16, result);
+            }
+        }
+        self.completed = completed;
+    }
+
+    /// Whether a device may still be using memory of the job.
+    pub(super) fn has_requests_out(&self) -> bool {
+        self.parts.iter().any(Option::is_some)
+    }
+}
+
+/// One request to a device.
+struct Step {
+    kind: Kind,
+    range: ByteRange,
+}
+
+impl Part {
+    fn next_step(
+        &self,
+        device: &Device,
+        shared: &Shared,
+        buffers: Option<&Buffers>,
+        iov: &mut Vec<IoVec>,
+    ) -> Step {
+        let Submit { kind, range, .. } = self.submit;
+        let length = self.length_within(device.limits(), device.supports(Kind::Zero));
+        let step = ByteRange::between(range.offset() + self.done, range.offset() + self.done + length);
+        if kind == Kind::Zero && !device.supports(Kind::Zero) {
+            zeroes(length, iov);
+            return Step { kind: Kind::Write, range: step };
+        }
+        let max = device.limits().max_iov as usize;
+        let held = match &self.submit.data {
+            Data::None => return Step { kind, range: if length == 0 { range } else { step } },
+            Data::Buffers(_) => {
+                buffers.map_or(0, |buffers| buffers.lend(&self.segments, self.done, length, max, iov))
+            }
+            Data::Guest(guest, skip) => {
+                shared.filter.carried_buffers(guest.0 as u16, skip + self.done, length, max, iov)
+            }
+        };
+        debug_assert_eq!(held, length, "the buffers hold what is asked for");
+        Step { kind, range: step }
+    }
+
+    /// How many bytes the next step takes.
+    fn step_length(&self, link: &super::Link) -> u64 {
+        self.length_within(&link.limits, link.zero)
+    }
+
+    fn length_within(&self, limits: &Limits, zero: bool) -> u64 {
+        let left = self.submit.range.len() - self.done;
+        left.min(match self.submit.kind {
+            Kind::Read | Kind::Write => limits.max_transfer,
+            Kind::Zero if zero => limits.max_zero,
+            Kind::Zero => most_zeroes(limits.max_transfer, limits.max_iov),
+            Kind::Discard => limits.max_discard,
+            Kind::Flush | Kind::Extents | Kind::Truncate => u64::MAX,
+        })
+    }
+}
+
+impl Data {
+    fn is_of(&self, guest: GuestId) -> bool {
+        matches!(self, Self::Guest(of, _) if *of == guest)
+    }
+}

@@ -1,0 +1,582 @@
+//! The job: an engine, the two devices, the filter, and the driver that moves them.
+//!
+//! # Threads
+//! One thread at a time drives (`driver`); whoever has news (a completion, a carried write, a verb) leaves it in a queue
+//! or behind the engine's short lock and tells the host that the job is worth polling ([`Job::fd`], the wake hook). With
+//! [`JobOptions::inline`] it drives the job itself instead, if nobody does.
+//!
+//! No lock is held while a callback of the host runs; the driver's own mutex is only ever tried, never waited for.
+//!
+//! # The end
+//! A concluded job has left its devices and its filter. A job that is freed earlier is cancelled and becomes an
+//! *orphan*: its filter is plain again at once, nobody hears of it any more, and whoever completes its last requests
+//! drives it to its end. Until then it keeps the memory that those requests use.
+
+mod buffers;
+mod driver;
+mod registry;
+mod requests;
+mod signal;
+
+use crate::bitmap::Tracking;
+use crate::clock::Nanos;
+use crate::device::{Device, Kind, Limits, Wake};
+use crate::engine::{BackingMode, CopyMode, Engine, Event, Info, Options, Side, SideInfo, Status, Sync};
+use crate::error::{Errno, Error, IoResult, Result};
+use crate::filter::{Carrier, Core as FilterCore, Filter, Hooks};
+use crossbeam::queue::SegQueue;
+use driver::{Driver, Outlook};
+use registry::Name;
+use requests::{Requests, Seat};
+use signal::Signal;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+/// What the prepare hook is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrepareInfo {
+    /// What the job copied.
+    pub sync: Sync,
+    /// Which backing the target is to get.
+    pub backing_mode: BackingMode,
+}
+
+/// The host's hook that is called before the filter is switched; an error keeps it from being switched.
+pub type PrepareHook = Box<dyn Fn(&PrepareInfo) -> IoResult + Send + std::marker::Sync>;
+
+/// A job's options and the host's hooks.
+#[derive(Default)]
+pub struct JobOptions {
+    /// What the engine is asked to do.
+    pub options: Options,
+    /// Whoever brings news drives the job, if nobody does; device callbacks run there too then.
+    pub inline: bool,
+    /// Switch this filter instead of the job's own.
+    pub replaces: Option<Filter>,
+    /// Called when the job is worth polling, once between two polls, from whichever thread has the news.
+    pub wake: Option<Box<dyn Fn() + Send + std::marker::Sync>>,
+    /// Called before the filter is switched.
+    pub prepare: Option<PrepareHook>,
+}
+
+impl fmt::Debug for JobOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobOptions").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Whether a job wants to be polled again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PollState {
+    /// Not before there is news or [`Poll::wake_at`] has come.
+    Idle,
+    /// At once.
+    Busy,
+    /// Never: it is over.
+    Concluded,
+}
+
+/// The answer to [`Job::poll`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Poll {
+    /// Whether the job wants to be polled again.
+    pub state: PollState,
+    /// When to poll an idle job though nothing has happened; [`Nanos::NEVER`] for never.
+    pub wake_at: Nanos,
+}
+
+/// A mirror job. Dropping it frees it, in any state (SPEC L-5).
+///
+/// Threads: every method from any thread; `poll` from one at a time.
+pub struct Job {
+    shared: Arc<Shared>,
+}
+
+/// One of the two devices, until the job concludes.
+struct Link {
+    device: Mutex<Option<Device>>,
+    limits: Limits,
+    zero: bool,
+    client: u8,
+    base: u64,
+}
+
+impl Link {
+    fn device(&self) -> Option<Device> {
+        lock(&self.device).clone()
+    }
+}
+
+struct Shared {
+    me: Weak<Shared>,
+    engine: Mutex<Engine>,
+    driver: Mutex<Driver>,
+    /// Somebody drives, and will see the news that comes meanwhile.
+    driving: AtomicBool,
+    /// News that the driver has not seen.
+    news: AtomicU32,
+    requests: Requests,
+    /// Carried writes, by their number at the filter.
+    inbox: SegQueue<u16>,
+    tracking: Arc<Tracking>,
+    links: [Link; 2],
+    filter: Arc<FilterCore>,
+    /// Keeps the filter alive until the job concludes.
+    handle: Mutex<Option<Filter>>,
+    replaces: Mutex<Option<Filter>>,
+    signal: Signal,
+    prepare: Mutex<Option<Arc<PrepareHook>>>,
+    inline: AtomicBool,
+    /// The host has let go.
+    orphan: AtomicBool,
+    /// The filter is not to send writes here any more.
+    concluded: AtomicBool,
+    poisoned: AtomicBool,
+    name: Mutex<Option<Name>>,
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Job {
+    /// A job in state created, from the filter's device to `target`. From this moment every guest write is marked
+    /// (SPEC I-1). Nothing is copied before [`Job::start`] and [`Job::poll`].
+    ///
+    /// `EINVAL`: an option that makes no sense, named in the message; the target is the source; the target is stricter
+    /// about alignment than the filter. `EROFS`: the target is read-only. `EBUSY`: the filter has a job. `EEXIST`: the
+    /// id is taken. `ENOMEM`: no memory for the buffers or the bitmap. `EOPNOTSUPP`: write-blocking mode on a filter with
+    /// begin/end users.
+    pub fn new(filter: &Filter, target: &Device, job_options: JobOptions) -> Result<Self> {
+        let JobOptions { options, inline, replaces, wake, prepare } = job_options;
+        let source = filter.device();
+        check_devices(filter, &source, target, replaces.as_ref())?;
+        let settings = options.check(source.length(), source.limits(), target.limits())?;
+        let name = Name::take(options.id.as_deref())?;
+        let engine = Engine::new(name.as_str().to_owned(), settings, side_info(&source), side_info(target))?;
+        let driver = Driver::new(&engine, &source, target)?;
+        let core = Arc::clone(filter.core());
+        core.claim_for_job(options.copy_mode == CopyMode::WriteBlocking)?;
+        let shared = Shared::seat(&source, target, |me, links| Shared {
+            me,
+            tracking: Arc::clone(engine.tracking()),
+            engine: Mutex::new(engine),
+            driver: Mutex::new(driver),
+            driving: AtomicBool::new(false),
+            news: AtomicU32::new(0),
+            requests: Requests::new(),
+            inbox: SegQueue::new(),
+            links,
+            filter: Arc::clone(&core),
+            handle: Mutex::new(Some(filter.clone())),
+            replaces: Mutex::new(replaces),
+            signal: Signal::new(wake.map(Arc::from)),
+            prepare: Mutex::new(prepare.map(Arc::new)),
+            inline: AtomicBool::new(inline),
+            orphan: AtomicBool::new(false),
+            concluded: AtomicBool::new(false),
+            poisoned: AtomicBool::new(false),
+            name: Mutex::new(Some(name)),
+        });
+        let shared = shared.inspect_err(|_| core.release_from_job())?;
+        core.hook(Hooks {
+            tracking: Arc::clone(&shared.tracking),
+            carrier: Arc::clone(&shared) as Arc<dyn Carrier>,
+        });
+        Ok(Self { shared })
+    }
+
+    /// Begins; the work is done by `poll`.
+    pub fn start(&self) -> Result<()> {
+        self.verb(Engine::start)
+    }
+
+    /// Does what can be done at `now`, in bounded time. `now` never goes back.
+    ///
+    /// `EBUSY`: another thread, or a callback's caller further up this one's stack, is driving it.
+    pub fn poll(&self, now: Nanos) -> Result<Poll> {
+        let shared = &self.shared;
+        shared.signal.lower();
+        for link in &shared.links {
+            if let Some(device) = link.device() {
+                device.poll();
+            }
+        }
+        let outlook = shared.try_drive(Some(now)).ok_or_else(|| {
+            Error::new(Errno::EBUSY, "the job is being polled already: poll it from one thread at a time")
+        })?;
+        let news = shared.news.load(Ordering::SeqCst) > 0;
+        if news && shared.inline.load(Ordering::SeqCst) {
+            shared.drive_while_there_is_news();
+        }
+        let state = if outlook.over {
+            PollState::Concluded
+        } else if outlook.busy || news || outlook.deadline <= now {
+            PollState::Busy
+        } else {
+            PollState::Idle
+        };
+        Ok(Poll { state, wake_at: outlook.deadline })
+    }
+
+    /// A descriptor that is readable when the job is worth polling. It is the job's; don't read, write or close it.
+    ///
+    /// `EOPNOTSUPP` where there is no eventfd: use the wake hook.
+    pub fn fd(&self) -> Result<i32> {
+        self.shared.signal.fd()
+    }
+
+    /// Stops starting background operations; the state is paused or standby once none is in flight (SPEC P-1).
+    pub fn pause(&self) -> Result<()> {
+        self.verb(Engine::pause)
+    }
+
+    /// Lifts a pause by the user or by an error.
+    pub fn resume(&self) -> Result<()> {
+        self.verb(Engine::resume)
+    }
+
+    /// Pauses on top of any other pause, for the host's own reasons; never refused.
+    pub fn drain_begin(&self) {
+        // It can't fail.
+        let _ = self.verb(|engine| {
+            engine.drain_begin();
+            Ok(())
+        });
+    }
+
+    /// Ends one [`Job::drain_begin`].
+    pub fn drain_end(&self) -> Result<()> {
+        self.verb(Engine::drain_end)
+    }
+
+    /// Finishes and switches the filter to the target, once everything is copied. Only when ready.
+    pub fn complete(&self) -> Result<()> {
+        self.verb(Engine::complete_job)
+    }
+
+    /// Goes on from pending.
+    pub fn finalize(&self) -> Result<()> {
+        self.verb(Engine::finalize)
+    }
+
+    /// Forgets a concluded job.
+    pub fn dismiss(&self) -> Result<()> {
+        self.verb(Engine::dismiss)
+    }
+
+    /// Ends without switching: after ready and without `force` the target is a copy of the instant when the disk
+    /// was drained; else the job stops at once.
+    pub fn cancel(&self, force: bool) -> Result<()> {
+        self.verb(|engine| engine.cancel(force))
+    }
+
+    /// Changes the rate limit, in bytes per second; 0 is none.
+    pub fn set_speed(&self, bytes_per_second: u64) -> Result<()> {
+        self.verb(|engine| engine.set_speed(bytes_per_second))
+    }
+
+    /// Changes how guest writes reach the target. `EOPNOTSUPP` for write-blocking on a filter with begin/end users.
+    pub fn change(&self, mode: CopyMode) -> Result<()> {
+        if mode == CopyMode::WriteBlocking && self.shared.filter.has_host_io() {
+            return self.shared.filter.claim_for_job(true);
+        }
+        self.verb(|engine| engine.change(mode))
+    }
+
+    /// What can be known about the job.
+    #[must_use]
+    pub fn query(&self) -> Info {
+        self.shared.engine().info()
+    }
+
+    /// The oldest event that was not read.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Event> {
+        self.shared.engine().next_event()
+    }
+
+    /// Whether somebody is driving the job at this moment.
+    #[must_use]
+    pub fn is_polling(&self) -> bool {
+        self.shared.driving.load(Ordering::SeqCst)
+    }
+
+    fn verb(&self, verb: impl FnOnce(&mut Engine) -> Result<()>) -> Result<()> {
+        verb(&mut self.shared.engine())?;
+        self.shared.tell();
+        Ok(())
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        shared.orphan.store(true, Ordering::SeqCst);
+        shared.inline.store(true, Ordering::SeqCst);
+        shared.signal.forget_host();
+        drop(lock(&shared.prepare).take());
+        // Refused where it is over, or being switched: then it ends by itself.
+        let _ = shared.engine().cancel(true);
+        // The name is free at once, whatever is still out.
+        drop(lock(&shared.name).take());
+        shared.tell();
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let engine = self.shared.engine();
+        f.debug_struct("Job")
+            .field("id", &engine.id())
+            .field("status", &engine.status())
+            .finish_non_exhaustive()
+    }
+}
+
+/// SPEC O-6.
+fn check_devices(filter: &Filter, source: &Device, target: &Device, replaces: Option<&Filter>) -> Result<()> {
+    if source.is_same_storage(target) {
+        return Err(Error::invalid("target: is the source itself; mirror to another device"));
+    }
+    if target.limits().read_only {
+        return Err(Error::new(Errno::EROFS, "target: is read-only; open it for writing"));
+    }
+    let wants = u64::from(target.limits().request_alignment);
+    if wants > filter.alignment() {
+        return Err(Error::invalid(format!(
+            "target: takes requests in multiples of {wants} bytes, the filter's guests keep to {}; make the filter with \
+             an alignment of {wants}",
+            filter.alignment()
+        )));
+    }
+    if let Some(other) = replaces
+        && other.length() != target.length()
+    {
+        return Err(Error::invalid(format!(
+            "replaces: that filter has {} bytes, the target {}; they must be equal",
+            other.length(),
+            target.length()
+        )));
+    }
+    Ok(())
+}
+
+fn side_info(device: &Device) -> SideInfo {
+    SideInfo {
+        length: device.length(),
+        limits: *device.limits(),
+        zero: device.supports(Kind::Zero),
+        discard: device.supports(Kind::Discard),
+        extents: device.supports(Kind::Extents),
+        truncate: device.supports(Kind::Truncate),
+    }
+}
+
+impl Shared {
+    /// Seats the job at both devices.
+    fn seat(
+        source: &Device,
+        target: &Device,
+        make: impl FnOnce(Weak<Self>, [Link; 2]) -> Self,
+    ) -> Result<Arc<Self>> {
+        let places = [source.core().reserve()?, target.core().reserve()?];
+        let link = |device: &Device, place: &crate::device::clients::Place| Link {
+            device: Mutex::new(Some(device.clone())),
+            limits: *device.limits(),
+            zero: device.supports(Kind::Zero),
+            client: place.client(),
+            base: place.base(),
+        };
+        let links = [link(source, &places[0]), link(target, &places[1])];
+        let shared = Arc::new_cyclic(|me| make(Weak::clone(me), links));
+        for (place, side) in places.into_iter().zip([Side::Source, Side::Target]) {
+            let base = place.base();
+            place.take(Arc::new(Seat::new(Arc::clone(&shared), side, base)));
+        }
+        Ok(shared)
+    }
+
+    fn engine(&self) -> MutexGuard<'_, Engine> {
+        lock(&self.engine)
+    }
+
+    fn with_device(&self, side: Side, act: impl FnOnce(&Device)) {
+        if let Some(device) = self.links[side as usize].device() {
+            act(&device);
+        }
+    }
+
+    /// There is news. Who drives the job sees it; if nobody does, it is driven here if that is wanted, else the
+    /// host is told.
+    fn tell(&self) {
+        self.news.fetch_add(1, Ordering::SeqCst);
+        if self.inline.load(Ordering::SeqCst) || self.concluded.load(Ordering::SeqCst) {
+            self.drive_while_there_is_news();
+        } else if !self.driving.load(Ordering::SeqCst) {
+            self.signal.raise();
+        }
+    }
+
+    /// Drives for as long as there is news and nobody else drives. Who does looks for news after letting go, so
+    /// none is left behind. The host is told if only its poll can go on: for the time's sake, or to read events.
+    fn drive_while_there_is_news(&self) {
+        while self.news.load(Ordering::SeqCst) > 0 {
+            let Some(outlook) = self.try_drive(None) else { return };
+            if outlook.busy && self.orphan.load(Ordering::SeqCst) {
+                // Nobody polls it any more.
+                self.news.fetch_add(1, Ordering::SeqCst);
+            } else if outlook.busy || outlook.deadline != Nanos::NEVER || self.engine().events_waiting() > 0 {
+                self.signal.raise();
+            }
+        }
+    }
+
+    /// Drives the job, if nobody does. A panic of ours, or of a device written in Rust, poisons it (SPEC E-3).
+    fn try_drive(&self, now: Option<Nanos>) -> Option<Outlook> {
+        let mut driver = match self.driver.try_lock() {
+            Ok(driver) => driver,
+            Err(std::sync::TryLockError::Poisoned(error)) => error.into_inner(),
+            Err(std::sync::TryLockError::WouldBlock) => return None,
+        };
+        self.driving.store(true, Ordering::SeqCst);
+        let outlook = self.drive(&mut driver, now);
+        self.driving.store(false, Ordering::SeqCst);
+        Some(outlook)
+    }
+
+    fn drive(&self, driver: &mut Driver, now: Option<Nanos>) -> Outlook {
+        if !self.poisoned.load(Ordering::SeqCst) {
+            match catch_unwind(AssertUnwindSafe(|| driver.drive(self, now))) {
+                Ok(outlook) => return outlook,
+                Err(panic) => self.poison(driver, &*panic),
+            }
+        }
+        self.news.store(0, Ordering::SeqCst);
+        driver.drive_given_up(self);
+        if !driver.has_requests_out() {
+            self.leave_devices();
+        }
+        Outlook { deadline: Nanos::NEVER, busy: false, over: true }
+    }
+
+    fn poison(&self, driver: &mut Driver, panic: &(dyn std::any::Any + Send)) {
+        let text = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "panic".to_owned());
+        log::error!("blkmirror: internal failure, the job is given up: {text}");
+        self.poisoned.store(true, Ordering::SeqCst);
+        self.engine().poison(&format!("internal failure: {text}"));
+        self.release_filter();
+        self.concluded.store(true, Ordering::SeqCst);
+        driver.give_up(self);
+        self.turn_away_inbox();
+        self.filter.release_from_job();
+        drop(lock(&self.handle).take());
+        self.signal.raise();
+    }
+
+    fn replaced(&self) -> Option<Filter> {
+        lock(&self.replaces).clone()
+    }
+
+    fn close_gates(&self) {
+        self.filter.close_gate();
+        if let Some(other) = self.replaced() {
+            other.core().close_gate();
+        }
+    }
+
+    fn open_gates(&self) {
+        self.filter.open_gate();
+        if let Some(other) = self.replaced() {
+            other.core().open_gate();
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.filter.is_drained() && self.replaced().is_none_or(|other| other.core().is_drained())
+    }
+
+    fn prepare(&self) -> IoResult {
+        let hook = lock(&self.prepare).clone();
+        let Some(hook) = hook else { return Ok(()) };
+        let info = {
+            let engine = self.engine();
+            let options = &engine.settings().options;
+            PrepareInfo { sync: options.sync, backing_mode: options.backing_mode }
+        };
+        hook(&info)
+    }
+
+    /// Switches the filter, or the one that is replaced, to the target and lets its guests go on there.
+    fn pivot(&self) -> Result<()> {
+        let target = self.links[Side::Target as usize].device().ok_or(Errno::ENODEV)?;
+        match self.replaced() {
+            Some(other) => other.core().pivot(&target)?,
+            None => self.filter.pivot(&target)?,
+        }
+        self.release_filter();
+        Ok(())
+    }
+
+    fn release_filter(&self) {
+        self.filter.unhook();
+        if let Some(other) = self.replaced() {
+            other.core().open_gate();
+        }
+    }
+
+    /// The engine is done: leaves filter and devices.
+    fn conclude(&self) {
+        self.release_filter();
+        self.concluded.store(true, Ordering::SeqCst);
+        self.turn_away_inbox();
+        self.filter.release_from_job();
+        drop(lock(&self.handle).take());
+        drop(lock(&self.replaces).take());
+        self.leave_devices();
+        self.signal.raise();
+    }
+
+    fn leave_devices(&self) {
+        for link in &self.links {
+            let device = lock(&link.device).take();
+            if let Some(device) = device {
+                device.core().unseat(link.client);
+            }
+        }
+    }
+
+    /// Writes that were sent here and came too late go to the device like any other.
+    fn turn_away_inbox(&self) {
+        while let Some(index) = self.inbox.pop() {
+            self.filter.forward_carried(index);
+        }
+    }
+}
+
+impl Carrier for Shared {
+    fn carry(&self, slot: u16) {
+        self.inbox.push(slot);
+        if self.concluded.load(Ordering::SeqCst) {
+            self.turn_away_inbox();
+        } else {
+            self.tell();
+        }
+    }
+
+    fn news(&self) {
+        self.tell();
+    }
+}
+
+impl Wake for Shared {
+    fn wake(&self) {
+        self.tell();
+    }
+}

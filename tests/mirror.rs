@@ -1,0 +1,82 @@
+//! Whole jobs through the Rust API, over the built-in devices.
+
+use blkmirror::clock::Nanos;
+use blkmirror::device::Device;
+use blkmirror::engine::{Event, Options, Status};
+use blkmirror::filter::Filter;
+use blkmirror::job::{Job, JobOptions, PollState};
+
+fn drive(job: &Job, now: &mut u64, until: impl Fn(&Job) -> bool) {
+    for _ in 0..100_000 {
+        if until(job) {
+            return;
+        }
+        let poll = job.poll(Nanos(*now)).expect("nobody else polls");
+        match poll.state {
+            PollState::Concluded => {
+                assert!(until(job), "over too soon: {:?}", job.query());
+                return;
+            }
+            PollState::Busy => {}
+            PollState::Idle => {
+                assert_ne!(poll.wake_at, Nanos::NEVER, "idle for ever: {:?}", job.query());
+                *now = poll.wake_at.0;
+            }
+        }
+    }
+    panic!("no end: {:?}", job.query());
+}
+
+fn pattern(filter: &Filter, seed: u8) {
+    let bytes: Vec<u8> = (0..filter.length() as usize).map(|at| (at / 512 % 251) as u8 ^ seed).collect();
+    filter.write_at(0, &bytes).expect("writes");
+}
+
+fn content(device: &Device) -> Vec<u8> {
+    let mut bytes = vec![0; device.length() as usize];
+    Filter::new(device).expect("seat").read_at(0, &mut bytes).expect("reads");
+    bytes
+}
+
+#[test]
+fn a_disk_is_copied_and_the_filter_switched() {
+    for length in [0, 1, 511, 512, 4096, 100_000, 5 << 20] {
+        let (source, target) =
+            (Device::memory(length).expect("memory"), Device::memory(length).expect("memory"));
+        let filter = Filter::new(&source).expect("filter");
+        pattern(&filter, 7);
+        let job = Job::new(&filter, &target, JobOptions::default()).expect("job");
+        job.start().expect("starts");
+        let mut now = 1;
+        drive(&job, &mut now, |job| job.query().ready);
+        assert_eq!(content(&source), content(&target));
+        if length > 100 {
+            filter.write_at(100, b"later").expect("writes");
+        }
+        job.complete().expect("ready");
+        drive(&job, &mut now, |job| job.query().status == Status::Null);
+        assert_eq!(content(&source), content(&target));
+        if length > 100 {
+            filter.write_at(50, b"after").expect("writes");
+            assert_ne!(content(&source), content(&target));
+            assert_eq!(&content(&target)[50..55], b"after");
+        }
+        let events: Vec<_> = std::iter::from_fn(|| job.next_event()).collect();
+        assert_eq!(
+            events,
+            [
+                Event::Status(Status::Created),
+                Event::Status(Status::Running),
+                Event::Status(Status::Ready),
+                Event::Ready,
+                Event::Status(Status::Waiting),
+                Event::Status(Status::Pending),
+                Event::Completed(Ok(())),
+                Event::Status(Status::Concluded),
+                Event::Status(Status::Null),
+            ]
+        );
+        drop(job);
+        let _ = Options::default();
+    }
+}
