@@ -372,7 +372,7 @@ typedef struct mirror_filter mirror_filter;
 typedef struct mirror_job mirror_job;
 
 // A buffer: `len` bytes at `base`. Laid out as POSIX `struct iovec`, so that a list of those can be cast.
-typedef struct mirror_iovec {
+typedef struct {
     // The first byte. NULL only if `len` is 0.
     void *base;
     // How many bytes.
@@ -395,23 +395,18 @@ typedef struct mirror_iovec {
 // Callbacks are called from whichever thread has something to do: from those that call `mirror_filter_*`, from the one
 // that calls `mirror_job_poll`, and from those that call `mirror_device_complete`; several at once. No lock is held, so
 // they may call the library. They must not block for long, throw or `longjmp`.
-typedef struct mirror_device_ops {
+typedef struct {
     // `sizeof(mirror_device_ops)`.
     size_t struct_size;
     // Fill the buffers from the range. Required.
-    int (*read)(void *opaque,
-                uint64_t token,
-                uint64_t offset,
-                uint64_t length,
-                const struct mirror_iovec *iov,
-                size_t iovcnt);
+    int (*read)(void *opaque, uint64_t token, uint64_t offset, uint64_t length, const mirror_iovec *iov, size_t iovcnt);
     // Write the buffers to the range. `flags`: `MIRROR_FUA`. Required. The buffers may be a guest's, who can change them
     // meanwhile.
     int (*write)(void *opaque,
                  uint64_t token,
                  uint64_t offset,
                  uint64_t length,
-                 const struct mirror_iovec *iov,
+                 const mirror_iovec *iov,
                  size_t iovcnt,
                  uint32_t flags);
     // Make the range read as zero. `flags`: `MIRROR_MAY_UNMAP`, `MIRROR_FUA`.
@@ -436,7 +431,7 @@ typedef struct mirror_device_ops {
 
 // What a device is like. 0 is "no limit", "any" or "none". A request never breaks these limits; where two devices take
 // part, the stricter one rules.
-typedef struct mirror_device_limits {
+typedef struct {
     // `sizeof(mirror_device_limits)`.
     size_t struct_size;
     // Length in bytes.
@@ -464,7 +459,7 @@ typedef struct mirror_device_limits {
 } mirror_device_limits;
 
 // What the `prepare` hook is told: which backing the target should have once the guest sits on it.
-typedef struct mirror_prepare_info {
+typedef struct {
     // How much of this structure the library has filled in.
     size_t struct_size;
     // The job's `MIRROR_SYNC_`.
@@ -475,7 +470,7 @@ typedef struct mirror_prepare_info {
 
 // A job's options. Set the defaults with `mirror_job_options_init`, then change what is to be different. The structure
 // and the strings in it are copied by `mirror_job_new`.
-typedef struct mirror_job_options {
+typedef struct {
     // `sizeof(mirror_job_options)`.
     size_t struct_size;
     // Names the job among the live ones of the process: a letter, then letters, digits, '-', '.' and '_', at most 127
@@ -517,13 +512,13 @@ typedef struct mirror_job_options {
     // Must be 0.
     uint32_t reserved;
     // Another filter that is switched to the target instead of the job's own. NULL, the default: none.
-    struct mirror_filter *replaces;
+    mirror_filter *replaces;
     // Called when `mirror_job_poll` is worth calling, from any thread, for hosts that don't wait on `mirror_job_fd`: it
     // tells the thread that polls, and doesn't poll itself.
     void (*wake)(void *opaque);
     // Called by `mirror_job_poll` just before the switch, when source and target are equal and guest requests wait: the
     // host attaches the target's backing. It answers 0, or `-errno`, which ends the job without the switch.
-    int (*prepare)(void *opaque, const struct mirror_prepare_info *info);
+    int (*prepare)(void *opaque, const mirror_prepare_info *info);
     // What `wake` and `prepare` get.
     void *opaque;
     // Called with `opaque` exactly once: when the job is gone and calls its hooks no more, or when `mirror_job_new`
@@ -532,7 +527,7 @@ typedef struct mirror_job_options {
 } mirror_job_options;
 
 // Operations of one kind.
-typedef struct mirror_counter {
+typedef struct {
     // How many were done, well or not.
     uint64_t ops;
     // Bytes of those that were done well.
@@ -542,7 +537,7 @@ typedef struct mirror_counter {
 } mirror_counter;
 
 // A snapshot of a job. Set `struct_size` before `mirror_job_query` fills in the rest.
-typedef struct mirror_job_info {
+typedef struct {
     // `sizeof(mirror_job_info)`.
     size_t struct_size;
     // The job's name.
@@ -586,17 +581,17 @@ typedef struct mirror_job_info {
     // Passes over the dirty chunks that have begun.
     uint64_t passes;
     // Background reads of the source.
-    struct mirror_counter reads;
+    mirror_counter reads;
     // Background writes to the target.
-    struct mirror_counter writes;
+    mirror_counter writes;
     // Background zeroes.
-    struct mirror_counter zeroes;
+    mirror_counter zeroes;
     // Background discards.
-    struct mirror_counter discards;
+    mirror_counter discards;
     // Flushes of the target.
-    struct mirror_counter flushes;
+    mirror_counter flushes;
     // Guest writes, zeroes and discards that were carried to the target.
-    struct mirror_counter active;
+    mirror_counter active;
     // Bytes of zeroes that were not sent because the target reads zero there.
     uint64_t skipped_zeroes;
     // Guest requests that were carried.
@@ -617,7 +612,7 @@ typedef struct mirror_job_info {
 
 // Something that happened to a job. Set `struct_size` before `mirror_job_next_event` fills in the rest; fields that a
 // type doesn't name are 0.
-typedef struct mirror_event {
+typedef struct {
     // `sizeof(mirror_event)`.
     size_t struct_size;
     // What happened: `MIRROR_EVENT_`.
@@ -661,10 +656,10 @@ uint64_t mirror_clock_ns(void);
 //
 // 0, and `*out` is to be freed with `mirror_device_free`; `-EINVAL` for a missing `read` or `write`, a limit that makes
 // no sense, or an unknown flag.
-int mirror_device_new(const struct mirror_device_ops *ops,
-                      const struct mirror_device_limits *limits,
+int mirror_device_new(const mirror_device_ops *ops,
+                      const mirror_device_limits *limits,
                       void *opaque,
-                      struct mirror_device **out);
+                      mirror_device **out);
 
 // Opens a regular file or a block device. `flags`: `MIRROR_OPEN_`.
 //
@@ -673,47 +668,52 @@ int mirror_device_new(const struct mirror_device_ops *ops,
 //
 // 0, and `*out` is to be freed with `mirror_device_free`; `-errno` of the operating system; `-EOPNOTSUPP` where the
 // library was built without files.
-int mirror_device_open_file(const char *path, uint32_t flags, uint64_t create_length, struct mirror_device **out);
+int mirror_device_open_file(const char *path, uint32_t flags, uint64_t create_length, mirror_device **out);
 
 // Makes a device of `length` bytes in memory, all zero; pages take room when they are first written.
 //
 // 0, and `*out` is to be freed with `mirror_device_free`; `-ENOMEM`.
-int mirror_device_new_memory(uint64_t length, struct mirror_device **out);
+int mirror_device_new_memory(uint64_t length, mirror_device **out);
 
 // Makes a device of `length` bytes that succeeds at once at everything and keeps nothing, for measuring the rest.
 // `flags`: `MIRROR_NULL_`.
 //
 // 0, and `*out` is to be freed with `mirror_device_free`.
-int mirror_device_new_null(uint64_t length, uint32_t flags, struct mirror_device **out);
+int mirror_device_new_null(uint64_t length, uint32_t flags, mirror_device **out);
 
 // Reports the outcome of a request that was answered with `MIRROR_PENDING`: 0 or `-errno`; anything else counts as
 // `-EIO`. Any thread, also from inside a callback. What waited for it may go on from inside this call.
 //
 // 0; `-ENOENT` if no request with this token is out (it was completed before, or the job that sent it is gone), which
 // is counted, logged and otherwise harmless.
-int mirror_device_complete(struct mirror_device *device, uint64_t token, int result);
+int mirror_device_complete(mirror_device *device, uint64_t token, int result);
 
 // Tells what the next `length` bytes of an extents request hold, before it is completed. `flags`: `MIRROR_EXTENT_`.
 //
 // Without `MIRROR_EXTENT_DATA` and `MIRROR_EXTENT_ZERO`, what is unallocated is left to the backing, and what is
-// allocated counts as data. Any thread. 0; `-ENOENT` if no such request is out; `-EINVAL` for length 0 or an unknown
-// flag.
-int mirror_device_extent(struct mirror_device *device, uint64_t token, uint64_t length, uint32_t flags);
+// allocated counts as data. Any thread.
+//
+// 0, or 1 if that is enough for one answer: what follows will be asked for again, so complete the request. `-ENOENT` if no
+// such request is out; `-EINVAL` for length 0 or an unknown flag.
+int mirror_device_extent(mirror_device *device,
+                         uint64_t token,
+                         uint64_t length,
+                         uint32_t flags);
 
 // Says that a device that answered `MIRROR_AGAIN` may have room: what waits is offered again from inside this call. A
 // completion implies it. Any thread.
-int mirror_device_kick(struct mirror_device *device);
+int mirror_device_kick(mirror_device *device);
 
 // Fills in the device's length, which changes only when a job grows it, and its limits as they are used: a 0 that meant
 // "no limit" is replaced by the most that is ever sent. Any thread.
-int mirror_device_query(const struct mirror_device *device, struct mirror_device_limits *limits);
+int mirror_device_query(const mirror_device *device, mirror_device_limits *limits);
 
 // Stores how many completions were refused so far: second ones, stale ones, and such of tokens that were never given
 // out. Any thread.
-int mirror_device_refused(const struct mirror_device *device, uint64_t *count);
+int mirror_device_refused(const mirror_device *device, uint64_t *count);
 
 // Whether two handles are of the same storage: the same device, or the same file behind two. 1 or 0. Any thread.
-int mirror_device_same(const struct mirror_device *device, const struct mirror_device *other);
+int mirror_device_same(const mirror_device *device, const mirror_device *other);
 
 // Frees a handle. The device lives on while a filter or a job uses it. NULL is allowed.
 //
@@ -723,7 +723,7 @@ int mirror_device_same(const struct mirror_device *device, const struct mirror_d
 // the memory of requests that are out.
 //
 // Any thread. A handle that was freed before is recognised, as a rule, and logged.
-void mirror_device_free(struct mirror_device *device);
+void mirror_device_free(mirror_device *device);
 
 // What was wrong with this thread's last call that failed: the name of the function, and the value and the rule
 // that it broke. Empty if none has failed; a call that succeeds leaves it.
@@ -740,9 +740,6 @@ const char *mirror_last_error(void);
 // sink has taken its place and no call of `log` is running, or when this call fails.
 //
 // Any thread. 0; `-EINVAL` for an unknown level; `-EBUSY` if the process is a Rust program with a logger of its own.
-//
-// # Safety
-// `log` and `closed` may be called from any thread.
 int mirror_set_log(void (*log)(void *opaque, uint32_t level, const char *message),
                    void *opaque,
                    uint32_t level,
@@ -760,21 +757,21 @@ const char *mirror_operation_name(uint32_t operation);
 // Makes a filter on `source`, to which it keeps a reference.
 //
 // 0, and `*out` is to be freed with `mirror_filter_free`.
-int mirror_filter_new(struct mirror_device *source, struct mirror_filter **out);
+int mirror_filter_new(mirror_device *source, mirror_filter **out);
 
 // As `mirror_filter_new`, for a guest whose requests are multiples of `alignment`, a power of two up to 65536, where the
 // source itself asks for less: choose the target's, and a mirror to it needs no smaller chunks than it can write.
-int mirror_filter_new_aligned(struct mirror_device *source,
+int mirror_filter_new_aligned(mirror_device *source,
                               uint32_t alignment,
-                              struct mirror_filter **out);
+                              mirror_filter **out);
 
 // A guest's read of as many bytes as the buffers hold. `flags`: none yet, 0.
 //
 // 0, and `done(opaque, result)` follows; `-EINVAL` for a bad argument, a misaligned range or more than `MIRROR_IOV_MAX`
 // buffers; `-ERANGE` beyond the end.
-int mirror_filter_read(struct mirror_filter *filter,
+int mirror_filter_read(mirror_filter *filter,
                        uint64_t offset,
-                       const struct mirror_iovec *iov,
+                       const mirror_iovec *iov,
                        size_t iovcnt,
                        uint32_t flags,
                        void (*done)(void *opaque, int result),
@@ -785,9 +782,9 @@ int mirror_filter_read(struct mirror_filter *filter,
 // While a job carries writes, it is done when it is done on both sides; its result is the source's alone. A guest may
 // change the buffers meanwhile, unless `MIRROR_WRITE_STABLE` promises that it won't. Results as of
 // `mirror_filter_read`.
-int mirror_filter_write(struct mirror_filter *filter,
+int mirror_filter_write(mirror_filter *filter,
                         uint64_t offset,
-                        const struct mirror_iovec *iov,
+                        const mirror_iovec *iov,
                         size_t iovcnt,
                         uint32_t flags,
                         void (*done)(void *opaque, int result),
@@ -795,7 +792,7 @@ int mirror_filter_write(struct mirror_filter *filter,
 
 // A guest's wish that `length` bytes read as zero. `flags`: `MIRROR_MAY_UNMAP`, `MIRROR_FUA`. Results as of
 // `mirror_filter_read`.
-int mirror_filter_zero(struct mirror_filter *filter,
+int mirror_filter_zero(mirror_filter *filter,
                        uint64_t offset,
                        uint64_t length,
                        uint32_t flags,
@@ -803,14 +800,14 @@ int mirror_filter_zero(struct mirror_filter *filter,
                        void *opaque);
 
 // A guest's hint that it doesn't need what `length` bytes hold. Results as of `mirror_filter_read`.
-int mirror_filter_discard(struct mirror_filter *filter,
+int mirror_filter_discard(mirror_filter *filter,
                           uint64_t offset,
                           uint64_t length,
                           void (*done)(void *opaque, int result),
                           void *opaque);
 
 // A guest's wish that what it was told is done be durable. Results as of `mirror_filter_read`.
-int mirror_filter_flush(struct mirror_filter *filter, void (*done)(void *opaque, int result), void *opaque);
+int mirror_filter_flush(mirror_filter *filter, void (*done)(void *opaque, int result), void *opaque);
 
 // Announces a request that the host will carry out by itself, on the filter's current device: `kind` is
 // `MIRROR_OP_READ`, `_WRITE`, `_ZERO`, `_DISCARD` or `_FLUSH` (whose range is 0, 0). For hosts that have an I/O path of
@@ -819,42 +816,38 @@ int mirror_filter_flush(struct mirror_filter *filter, void (*done)(void *opaque,
 // 0, and `*ticket` is set; `MIRROR_AGAIN` while the gate is closed for the switch: the hook of
 // `mirror_filter_set_opened` says when to try again, on the device that `mirror_filter_device` names then;
 // `-EOPNOTSUPP` while a job carries writes, which needs their data.
-int mirror_filter_begin(struct mirror_filter *filter,
-                        uint32_t kind,
-                        uint64_t offset,
-                        uint64_t length,
-                        uint64_t *ticket);
+int mirror_filter_begin(mirror_filter *filter, uint32_t kind, uint64_t offset, uint64_t length, uint64_t *ticket);
 
 // Ends a request that `mirror_filter_begin` announced, with its result, 0 or `-errno`, before the guest is told.
 //
 // 0; `-ENOENT` if no request with this ticket is under way.
-int mirror_filter_end(struct mirror_filter *filter, uint64_t ticket, int result);
+int mirror_filter_end(mirror_filter *filter, uint64_t ticket, int result);
 
 // Marks a range as changed behind the filter's back, so that the mirror copies it again.
 //
 // 0, also without a job; `-EINVAL` or `-ERANGE` for a range that isn't on the device.
-int mirror_filter_mark_dirty(struct mirror_filter *filter, uint64_t offset, uint64_t length);
+int mirror_filter_mark_dirty(mirror_filter *filter, uint64_t offset, uint64_t length);
 
 // Gives a new handle to the device that the filter is on now: the source, and after the switch the target. Compare it
 // with `mirror_device_same`. To be freed with `mirror_device_free`, which cancels nothing.
-int mirror_filter_device(const struct mirror_filter *filter, struct mirror_device **out);
+int mirror_filter_device(const mirror_filter *filter, mirror_device **out);
 
 // Stores the length of the disk in bytes.
-int mirror_filter_length(const struct mirror_filter *filter, uint64_t *length);
+int mirror_filter_length(const mirror_filter *filter, uint64_t *length);
 
 // Sets what is called, with `opaque`, when the gate opens again after `mirror_filter_begin` answered `MIRROR_AGAIN`. It
 // may be called from any thread and may call the library. NULL takes it away.
 //
 // `closed`, if it isn't NULL, is called with `opaque` exactly once: when another hook has taken this one's place or the
 // filter is gone, and it isn't running; or when this call fails.
-int mirror_filter_set_opened(struct mirror_filter *filter,
+int mirror_filter_set_opened(mirror_filter *filter,
                              void (*opened)(void *opaque),
                              void *opaque,
                              void (*closed)(void *opaque));
 
 // Frees a handle. A job keeps its filter, and requests that are under way are finished. NULL is allowed; a handle that
 // was freed before is recognised, as a rule, and logged. Any thread.
-void mirror_filter_free(struct mirror_filter *filter);
+void mirror_filter_free(mirror_filter *filter);
 
 // Makes a job in state created: from now on guest writes are tracked. NULL `options` are the defaults. The job keeps
 // the filter and the target, whose handles can be freed.
@@ -866,13 +859,13 @@ void mirror_filter_free(struct mirror_filter *filter);
 // the source, and for `replaces` of another length than the target; `-EROFS` for a read-only target; `-EBUSY` if the
 // filter has a job; `-EEXIST` if the id is taken; `-EOPNOTSUPP` to carry the writes of a filter that is used with
 // `mirror_filter_begin`; `-ENOMEM`. `mirror_last_error` names the option, its value and the rule.
-int mirror_job_new(struct mirror_filter *filter,
-                   struct mirror_device *target,
-                   const struct mirror_job_options *options,
-                   struct mirror_job **out);
+int mirror_job_new(mirror_filter *filter,
+                   mirror_device *target,
+                   const mirror_job_options *options,
+                   mirror_job **out);
 
 // Starts the job: created → running. `-EPERM` if it was started before.
-int mirror_job_start(struct mirror_job *job);
+int mirror_job_start(mirror_job *job);
 
 // Drives the job: takes what was completed, starts what can be started, and calls the devices' callbacks and the
 // `prepare` hook. It does a bounded amount of work and doesn't wait.
@@ -884,76 +877,78 @@ int mirror_job_start(struct mirror_job *job);
 // `MIRROR_POLL_IDLE`: wait for `mirror_job_fd` or `wake`, or for `*wake_at_ns`. `MIRROR_POLL_BUSY`: call again soon.
 // `MIRROR_POLL_CONCLUDED`: the job is over. `-EBUSY` while another thread is in it, or from inside a callback of the same
 // poll. `-ENOTRECOVERABLE` after an internal failure: the job is lost, the guest's I/O goes on.
-int mirror_job_poll(struct mirror_job *job,
+int mirror_job_poll(mirror_job *job,
                     uint64_t now_ns,
                     uint64_t *wake_at_ns);
 
 // A descriptor that is readable when `mirror_job_poll` is worth calling; poll resets it. It is the job's: don't read or
 // close it. Linux; `-EOPNOTSUPP` elsewhere, where `wake` is for that.
-int mirror_job_fd(struct mirror_job *job);
+int mirror_job_fd(mirror_job *job);
 
 // Stops background operations; the state is paused, or standby, once none is in flight. Carried guest writes go on.
 //
 // Created, running, ready. `-EPERM` if it is paused.
-int mirror_job_pause(struct mirror_job *job);
+int mirror_job_pause(mirror_job *job);
 
 // Lifts a pause by `mirror_job_pause` or by an error, whose requests are tried again.
 //
 // Where the job is paused. `-EPERM` if it isn't.
-int mirror_job_resume(struct mirror_job *job);
+int mirror_job_resume(mirror_job *job);
 
 // Finishes: makes source and target equal, holds guest requests back for a moment, calls `prepare`, and switches the
 // filter to the target.
 //
 // Ready, standby. A second call is harmless.
-int mirror_job_complete(struct mirror_job *job);
+int mirror_job_complete(mirror_job *job);
 
 // Leaves the state pending, for a job without `MIRROR_JOB_AUTO_FINALIZE`. Guest requests wait until then: call it as
 // soon as the PENDING event is seen.
-int mirror_job_finalize(struct mirror_job *job);
+int mirror_job_finalize(mirror_job *job);
 
 // Leaves the state concluded, for a job without `MIRROR_JOB_AUTO_DISMISS`.
-int mirror_job_dismiss(struct mirror_job *job);
+int mirror_job_dismiss(mirror_job *job);
 
 // Ends the job without the switch.
 //
 // Once it is ready and without `force` it finishes well: the target is an equal copy of the source at one point in time,
 // and the result is 0. Before that, or with `force`, it stops as soon as what is in flight is done, and the result is
 // `-ECANCELED`. From created to pending, but not without `force` while the user has paused it.
-int mirror_job_cancel(struct mirror_job *job,
+int mirror_job_cancel(mirror_job *job,
                       bool force);
 
 // Changes the rate limit of background copies, at once. 0 is no limit. From created to standby.
-int mirror_job_set_speed(struct mirror_job *job, uint64_t bytes_per_second);
+int mirror_job_set_speed(mirror_job *job, uint64_t bytes_per_second);
 
 // Changes how guest writes reach the target: `MIRROR_COPY_`. From created to standby, before it finishes.
 //
 // 0; `-EINVAL` for an unknown mode; `-EOPNOTSUPP` for a job that commits, and to carry the writes of a filter that is
 // used with `mirror_filter_begin`.
-int mirror_job_change(struct mirror_job *job, uint32_t copy_mode);
+int mirror_job_change(mirror_job *job, uint32_t copy_mode);
 
 // Fills in a snapshot. Cheap. Any thread, any state.
-int mirror_job_query(const struct mirror_job *job, struct mirror_job_info *info);
+int mirror_job_query(const mirror_job *job, mirror_job_info *info);
 
 // Takes the oldest event that was not read. Events are kept in order, up to 256 of them; READY, PENDING, COMPLETED and
 // CANCELLED are never dropped.
 //
 // 1, and `*event` is filled in; 0 if there is none. Any thread.
-int mirror_job_next_event(struct mirror_job *job, struct mirror_event *event);
+int mirror_job_next_event(mirror_job *job, mirror_event *event);
 
-// Frees a job, in any state. One that isn't over is cancelled by force and doesn't wait: its filter passes requests
-// through from now on, guest requests that it had are finished, and completions of its own requests are refused, so what
-// devices still do for it must not reach for its buffers after they were told by `cancel` to hurry. NULL is allowed.
+// Frees a job, in any state. NULL is allowed.
+//
+// One that isn't over is cancelled by force and nobody waits for it: its filter passes requests through from now on,
+// guest requests that it had are finished, and its hooks are called no more. What its devices still do for it goes on:
+// the buffers stay until those requests are completed.
 //
 // 0; `-EBUSY`, and the handle stays good, while a poll of this job runs, also from inside a callback of that poll;
 // `-EINVAL` for what is no job or was freed before.
-int mirror_job_free(struct mirror_job *job);
+int mirror_job_free(mirror_job *job);
 
 // Sets the defaults. `struct_size` is `sizeof(mirror_job_options)`, so that a newer library doesn't write beyond what an
 // older host has room for.
 //
 // 0; `-EINVAL` for NULL or a size that is none.
-int mirror_job_options_init(struct mirror_job_options *options,
+int mirror_job_options_init(mirror_job_options *options,
                             size_t struct_size);
 
 // What was wrong with this thread's last call that failed: the name of the function, and the value and the rule
@@ -971,9 +966,6 @@ const char *mirror_last_error(void);
 // sink has taken its place and no call of `log` is running, or when this call fails.
 //
 // Any thread. 0; `-EINVAL` for an unknown level; `-EBUSY` if the process is a Rust program with a logger of its own.
-//
-// # Safety
-// `log` and `closed` may be called from any thread.
 int mirror_set_log(void (*log)(void *opaque, uint32_t level, const char *message),
                    void *opaque,
                    uint32_t level,
@@ -987,10 +979,10 @@ int mirror_set_log(void (*log)(void *opaque, uint32_t level, const char *message
 //
 // 0, and `*out` is to be freed with `mirror_device_free`; `-EINVAL` for a missing `read` or `write`, a limit that makes
 // no sense, or an unknown flag.
-int mirror_device_new(const struct mirror_device_ops *ops,
-                      const struct mirror_device_limits *limits,
+int mirror_device_new(const mirror_device_ops *ops,
+                      const mirror_device_limits *limits,
                       void *opaque,
-                      struct mirror_device **out);
+                      mirror_device **out);
 
 // Opens a regular file or a block device. `flags`: `MIRROR_OPEN_`.
 //
@@ -999,47 +991,52 @@ int mirror_device_new(const struct mirror_device_ops *ops,
 //
 // 0, and `*out` is to be freed with `mirror_device_free`; `-errno` of the operating system; `-EOPNOTSUPP` where the
 // library was built without files.
-int mirror_device_open_file(const char *path, uint32_t flags, uint64_t create_length, struct mirror_device **out);
+int mirror_device_open_file(const char *path, uint32_t flags, uint64_t create_length, mirror_device **out);
 
 // Makes a device of `length` bytes in memory, all zero; pages take room when they are first written.
 //
 // 0, and `*out` is to be freed with `mirror_device_free`; `-ENOMEM`.
-int mirror_device_new_memory(uint64_t length, struct mirror_device **out);
+int mirror_device_new_memory(uint64_t length, mirror_device **out);
 
 // Makes a device of `length` bytes that succeeds at once at everything and keeps nothing, for measuring the rest.
 // `flags`: `MIRROR_NULL_`.
 //
 // 0, and `*out` is to be freed with `mirror_device_free`.
-int mirror_device_new_null(uint64_t length, uint32_t flags, struct mirror_device **out);
+int mirror_device_new_null(uint64_t length, uint32_t flags, mirror_device **out);
 
 // Reports the outcome of a request that was answered with `MIRROR_PENDING`: 0 or `-errno`; anything else counts as
 // `-EIO`. Any thread, also from inside a callback. What waited for it may go on from inside this call.
 //
 // 0; `-ENOENT` if no request with this token is out (it was completed before, or the job that sent it is gone), which
 // is counted, logged and otherwise harmless.
-int mirror_device_complete(struct mirror_device *device, uint64_t token, int result);
+int mirror_device_complete(mirror_device *device, uint64_t token, int result);
 
 // Tells what the next `length` bytes of an extents request hold, before it is completed. `flags`: `MIRROR_EXTENT_`.
 //
 // Without `MIRROR_EXTENT_DATA` and `MIRROR_EXTENT_ZERO`, what is unallocated is left to the backing, and what is
-// allocated counts as data. Any thread. 0; `-ENOENT` if no such request is out; `-EINVAL` for length 0 or an unknown
-// flag.
-int mirror_device_extent(struct mirror_device *device, uint64_t token, uint64_t length, uint32_t flags);
+// allocated counts as data. Any thread.
+//
+// 0, or 1 if that is enough for one answer: what follows will be asked for again, so complete the request. `-ENOENT` if no
+// such request is out; `-EINVAL` for length 0 or an unknown flag.
+int mirror_device_extent(mirror_device *device,
+                         uint64_t token,
+                         uint64_t length,
+                         uint32_t flags);
 
 // Says that a device that answered `MIRROR_AGAIN` may have room: what waits is offered again from inside this call. A
 // completion implies it. Any thread.
-int mirror_device_kick(struct mirror_device *device);
+int mirror_device_kick(mirror_device *device);
 
 // Fills in the device's length, which changes only when a job grows it, and its limits as they are used: a 0 that meant
 // "no limit" is replaced by the most that is ever sent. Any thread.
-int mirror_device_query(const struct mirror_device *device, struct mirror_device_limits *limits);
+int mirror_device_query(const mirror_device *device, mirror_device_limits *limits);
 
 // Stores how many completions were refused so far: second ones, stale ones, and such of tokens that were never given
 // out. Any thread.
-int mirror_device_refused(const struct mirror_device *device, uint64_t *count);
+int mirror_device_refused(const mirror_device *device, uint64_t *count);
 
 // Whether two handles are of the same storage: the same device, or the same file behind two. 1 or 0. Any thread.
-int mirror_device_same(const struct mirror_device *device, const struct mirror_device *other);
+int mirror_device_same(const mirror_device *device, const mirror_device *other);
 
 // Frees a handle. The device lives on while a filter or a job uses it. NULL is allowed.
 //
@@ -1049,26 +1046,26 @@ int mirror_device_same(const struct mirror_device *device, const struct mirror_d
 // the memory of requests that are out.
 //
 // Any thread. A handle that was freed before is recognised, as a rule, and logged.
-void mirror_device_free(struct mirror_device *device);
+void mirror_device_free(mirror_device *device);
 
 // Makes a filter on `source`, to which it keeps a reference.
 //
 // 0, and `*out` is to be freed with `mirror_filter_free`.
-int mirror_filter_new(struct mirror_device *source, struct mirror_filter **out);
+int mirror_filter_new(mirror_device *source, mirror_filter **out);
 
 // As `mirror_filter_new`, for a guest whose requests are multiples of `alignment`, a power of two up to 65536, where the
 // source itself asks for less: choose the target's, and a mirror to it needs no smaller chunks than it can write.
-int mirror_filter_new_aligned(struct mirror_device *source,
+int mirror_filter_new_aligned(mirror_device *source,
                               uint32_t alignment,
-                              struct mirror_filter **out);
+                              mirror_filter **out);
 
 // A guest's read of as many bytes as the buffers hold. `flags`: none yet, 0.
 //
 // 0, and `done(opaque, result)` follows; `-EINVAL` for a bad argument, a misaligned range or more than `MIRROR_IOV_MAX`
 // buffers; `-ERANGE` beyond the end.
-int mirror_filter_read(struct mirror_filter *filter,
+int mirror_filter_read(mirror_filter *filter,
                        uint64_t offset,
-                       const struct mirror_iovec *iov,
+                       const mirror_iovec *iov,
                        size_t iovcnt,
                        uint32_t flags,
                        void (*done)(void *opaque, int result),
@@ -1079,9 +1076,9 @@ int mirror_filter_read(struct mirror_filter *filter,
 // While a job carries writes, it is done when it is done on both sides; its result is the source's alone. A guest may
 // change the buffers meanwhile, unless `MIRROR_WRITE_STABLE` promises that it won't. Results as of
 // `mirror_filter_read`.
-int mirror_filter_write(struct mirror_filter *filter,
+int mirror_filter_write(mirror_filter *filter,
                         uint64_t offset,
-                        const struct mirror_iovec *iov,
+                        const mirror_iovec *iov,
                         size_t iovcnt,
                         uint32_t flags,
                         void (*done)(void *opaque, int result),
@@ -1089,7 +1086,7 @@ int mirror_filter_write(struct mirror_filter *filter,
 
 // A guest's wish that `length` bytes read as zero. `flags`: `MIRROR_MAY_UNMAP`, `MIRROR_FUA`. Results as of
 // `mirror_filter_read`.
-int mirror_filter_zero(struct mirror_filter *filter,
+int mirror_filter_zero(mirror_filter *filter,
                        uint64_t offset,
                        uint64_t length,
                        uint32_t flags,
@@ -1097,14 +1094,14 @@ int mirror_filter_zero(struct mirror_filter *filter,
                        void *opaque);
 
 // A guest's hint that it doesn't need what `length` bytes hold. Results as of `mirror_filter_read`.
-int mirror_filter_discard(struct mirror_filter *filter,
+int mirror_filter_discard(mirror_filter *filter,
                           uint64_t offset,
                           uint64_t length,
                           void (*done)(void *opaque, int result),
                           void *opaque);
 
 // A guest's wish that what it was told is done be durable. Results as of `mirror_filter_read`.
-int mirror_filter_flush(struct mirror_filter *filter, void (*done)(void *opaque, int result), void *opaque);
+int mirror_filter_flush(mirror_filter *filter, void (*done)(void *opaque, int result), void *opaque);
 
 // Announces a request that the host will carry out by itself, on the filter's current device: `kind` is
 // `MIRROR_OP_READ`, `_WRITE`, `_ZERO`, `_DISCARD` or `_FLUSH` (whose range is 0, 0). For hosts that have an I/O path of
@@ -1113,48 +1110,44 @@ int mirror_filter_flush(struct mirror_filter *filter, void (*done)(void *opaque,
 // 0, and `*ticket` is set; `MIRROR_AGAIN` while the gate is closed for the switch: the hook of
 // `mirror_filter_set_opened` says when to try again, on the device that `mirror_filter_device` names then;
 // `-EOPNOTSUPP` while a job carries writes, which needs their data.
-int mirror_filter_begin(struct mirror_filter *filter,
-                        uint32_t kind,
-                        uint64_t offset,
-                        uint64_t length,
-                        uint64_t *ticket);
+int mirror_filter_begin(mirror_filter *filter, uint32_t kind, uint64_t offset, uint64_t length, uint64_t *ticket);
 
 // Ends a request that `mirror_filter_begin` announced, with its result, 0 or `-errno`, before the guest is told.
 //
 // 0; `-ENOENT` if no request with this ticket is under way.
-int mirror_filter_end(struct mirror_filter *filter, uint64_t ticket, int result);
+int mirror_filter_end(mirror_filter *filter, uint64_t ticket, int result);
 
 // Marks a range as changed behind the filter's back, so that the mirror copies it again.
 //
 // 0, also without a job; `-EINVAL` or `-ERANGE` for a range that isn't on the device.
-int mirror_filter_mark_dirty(struct mirror_filter *filter, uint64_t offset, uint64_t length);
+int mirror_filter_mark_dirty(mirror_filter *filter, uint64_t offset, uint64_t length);
 
 // Gives a new handle to the device that the filter is on now: the source, and after the switch the target. Compare it
 // with `mirror_device_same`. To be freed with `mirror_device_free`, which cancels nothing.
-int mirror_filter_device(const struct mirror_filter *filter, struct mirror_device **out);
+int mirror_filter_device(const mirror_filter *filter, mirror_device **out);
 
 // Stores the length of the disk in bytes.
-int mirror_filter_length(const struct mirror_filter *filter, uint64_t *length);
+int mirror_filter_length(const mirror_filter *filter, uint64_t *length);
 
 // Sets what is called, with `opaque`, when the gate opens again after `mirror_filter_begin` answered `MIRROR_AGAIN`. It
 // may be called from any thread and may call the library. NULL takes it away.
 //
 // `closed`, if it isn't NULL, is called with `opaque` exactly once: when another hook has taken this one's place or the
 // filter is gone, and it isn't running; or when this call fails.
-int mirror_filter_set_opened(struct mirror_filter *filter,
+int mirror_filter_set_opened(mirror_filter *filter,
                              void (*opened)(void *opaque),
                              void *opaque,
                              void (*closed)(void *opaque));
 
 // Frees a handle. A job keeps its filter, and requests that are under way are finished. NULL is allowed; a handle that
 // was freed before is recognised, as a rule, and logged. Any thread.
-void mirror_filter_free(struct mirror_filter *filter);
+void mirror_filter_free(mirror_filter *filter);
 
 // Sets the defaults. `struct_size` is `sizeof(mirror_job_options)`, so that a newer library doesn't write beyond what an
 // older host has room for.
 //
 // 0; `-EINVAL` for NULL or a size that is none.
-int mirror_job_options_init(struct mirror_job_options *options,
+int mirror_job_options_init(mirror_job_options *options,
                             size_t struct_size);
 
 // The word for a `MIRROR_STATUS_`: "running"; "unknown" for any other number. Static. Any thread.
@@ -1176,13 +1169,13 @@ const char *mirror_operation_name(uint32_t operation);
 // the source, and for `replaces` of another length than the target; `-EROFS` for a read-only target; `-EBUSY` if the
 // filter has a job; `-EEXIST` if the id is taken; `-EOPNOTSUPP` to carry the writes of a filter that is used with
 // `mirror_filter_begin`; `-ENOMEM`. `mirror_last_error` names the option, its value and the rule.
-int mirror_job_new(struct mirror_filter *filter,
-                   struct mirror_device *target,
-                   const struct mirror_job_options *options,
-                   struct mirror_job **out);
+int mirror_job_new(mirror_filter *filter,
+                   mirror_device *target,
+                   const mirror_job_options *options,
+                   mirror_job **out);
 
 // Starts the job: created → running. `-EPERM` if it was started before.
-int mirror_job_start(struct mirror_job *job);
+int mirror_job_start(mirror_job *job);
 
 // Drives the job: takes what was completed, starts what can be started, and calls the devices' callbacks and the
 // `prepare` hook. It does a bounded amount of work and doesn't wait.
@@ -1194,70 +1187,72 @@ int mirror_job_start(struct mirror_job *job);
 // `MIRROR_POLL_IDLE`: wait for `mirror_job_fd` or `wake`, or for `*wake_at_ns`. `MIRROR_POLL_BUSY`: call again soon.
 // `MIRROR_POLL_CONCLUDED`: the job is over. `-EBUSY` while another thread is in it, or from inside a callback of the same
 // poll. `-ENOTRECOVERABLE` after an internal failure: the job is lost, the guest's I/O goes on.
-int mirror_job_poll(struct mirror_job *job,
+int mirror_job_poll(mirror_job *job,
                     uint64_t now_ns,
                     uint64_t *wake_at_ns);
 
 // A descriptor that is readable when `mirror_job_poll` is worth calling; poll resets it. It is the job's: don't read or
 // close it. Linux; `-EOPNOTSUPP` elsewhere, where `wake` is for that.
-int mirror_job_fd(struct mirror_job *job);
+int mirror_job_fd(mirror_job *job);
 
 // Stops background operations; the state is paused, or standby, once none is in flight. Carried guest writes go on.
 //
 // Created, running, ready. `-EPERM` if it is paused.
-int mirror_job_pause(struct mirror_job *job);
+int mirror_job_pause(mirror_job *job);
 
 // Lifts a pause by `mirror_job_pause` or by an error, whose requests are tried again.
 //
 // Where the job is paused. `-EPERM` if it isn't.
-int mirror_job_resume(struct mirror_job *job);
+int mirror_job_resume(mirror_job *job);
 
 // Finishes: makes source and target equal, holds guest requests back for a moment, calls `prepare`, and switches the
 // filter to the target.
 //
 // Ready, standby. A second call is harmless.
-int mirror_job_complete(struct mirror_job *job);
+int mirror_job_complete(mirror_job *job);
 
 // Leaves the state pending, for a job without `MIRROR_JOB_AUTO_FINALIZE`. Guest requests wait until then: call it as
 // soon as the PENDING event is seen.
-int mirror_job_finalize(struct mirror_job *job);
+int mirror_job_finalize(mirror_job *job);
 
 // Leaves the state concluded, for a job without `MIRROR_JOB_AUTO_DISMISS`.
-int mirror_job_dismiss(struct mirror_job *job);
+int mirror_job_dismiss(mirror_job *job);
 
 // Ends the job without the switch.
 //
 // Once it is ready and without `force` it finishes well: the target is an equal copy of the source at one point in time,
 // and the result is 0. Before that, or with `force`, it stops as soon as what is in flight is done, and the result is
 // `-ECANCELED`. From created to pending, but not without `force` while the user has paused it.
-int mirror_job_cancel(struct mirror_job *job,
+int mirror_job_cancel(mirror_job *job,
                       bool force);
 
 // Changes the rate limit of background copies, at once. 0 is no limit. From created to standby.
-int mirror_job_set_speed(struct mirror_job *job, uint64_t bytes_per_second);
+int mirror_job_set_speed(mirror_job *job, uint64_t bytes_per_second);
 
 // Changes how guest writes reach the target: `MIRROR_COPY_`. From created to standby, before it finishes.
 //
 // 0; `-EINVAL` for an unknown mode; `-EOPNOTSUPP` for a job that commits, and to carry the writes of a filter that is
 // used with `mirror_filter_begin`.
-int mirror_job_change(struct mirror_job *job, uint32_t copy_mode);
+int mirror_job_change(mirror_job *job, uint32_t copy_mode);
 
 // Fills in a snapshot. Cheap. Any thread, any state.
-int mirror_job_query(const struct mirror_job *job, struct mirror_job_info *info);
+int mirror_job_query(const mirror_job *job, mirror_job_info *info);
 
 // Takes the oldest event that was not read. Events are kept in order, up to 256 of them; READY, PENDING, COMPLETED and
 // CANCELLED are never dropped.
 //
 // 1, and `*event` is filled in; 0 if there is none. Any thread.
-int mirror_job_next_event(struct mirror_job *job, struct mirror_event *event);
+int mirror_job_next_event(mirror_job *job, mirror_event *event);
 
-// Frees a job, in any state. One that isn't over is cancelled by force and doesn't wait: its filter passes requests
-// through from now on, guest requests that it had are finished, and completions of its own requests are refused, so what
-// devices still do for it must not reach for its buffers after they were told by `cancel` to hurry. NULL is allowed.
+// Frees a job, in any state. NULL is allowed.
+//
+// One that isn't over is cancelled by force and nobody waits for it: its filter passes requests through from now on,
+// guest requests that it had are finished, and its hooks are called no more. What its devices still do for it goes on:
+// the buffers stay until those requests are completed.
 //
 // 0; `-EBUSY`, and the handle stays good, while a poll of this job runs, also from inside a callback of that poll;
 // `-EINVAL` for what is no job or was freed before.
-int mirror_job_free(struct mirror_job *job);
+int mirror_job_free(mirror_job *job);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -8,7 +8,7 @@ use super::handle::{self, Handled, Retired};
 use super::{guard, mirror_iovec};
 use crate::device::{
     Answer, Backend, Completions, Device, Extent, ExtentFlags, Flags, Kind, Limits, Null, NullOptions,
-    Request, Token,
+    Refused, Request, Token,
 };
 use crate::error::{Errno, Error, Result};
 use std::ffi::{c_char, c_int, c_void};
@@ -328,18 +328,18 @@ pub unsafe extern "C" fn mirror_device_complete(
     guard::unit("mirror_device_complete", || {
         // SAFETY: the host passes NULL or a handle.
         let handle = unsafe { handle::get::<Handle>(device) }?;
-        handle.device.complete(Token::from_raw(token), Errno::check(result)).map_err(|refused| {
-            let error = Error::from(refused);
-            Error::new(error.errno(), format!("token {token:#x}: {}", error.message()))
-        })
+        let completed = handle.device.complete(Token::from_raw(token), Errno::check(result));
+        completed.map_err(|refused| refused_token(token, refused))
     })
 }
 
 /// Tells what the next `length` bytes of an extents request hold, before it is completed. `flags`: `MIRROR_EXTENT_`.
 ///
 /// Without `MIRROR_EXTENT_DATA` and `MIRROR_EXTENT_ZERO`, what is unallocated is left to the backing, and what is
-/// allocated counts as data. Any thread. 0; `-ENOENT` if no such request is out; `-EINVAL` for length 0 or an unknown
-/// flag.
+/// allocated counts as data. Any thread.
+///
+/// 0, or 1 if that is enough for one answer: what follows will be asked for again, so complete the request. `-ENOENT` if no
+/// such request is out; `-EINVAL` for length 0 or an unknown flag.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_device_extent(
     device: *mut mirror_device,
@@ -347,7 +347,7 @@ pub unsafe extern "C" fn mirror_device_extent(
     length: u64,
     flags: u32,
 ) -> c_int {
-    guard::unit("mirror_device_extent", || {
+    guard::call("mirror_device_extent", || {
         // SAFETY: the host passes NULL or a handle.
         let handle = unsafe { handle::get::<Handle>(device) }?;
         check_flags("flags", flags, MIRROR_EXTENT_DATA | MIRROR_EXTENT_ZERO | MIRROR_EXTENT_ALLOCATED)?;
@@ -359,7 +359,8 @@ pub unsafe extern "C" fn mirror_device_extent(
             zero: flags & MIRROR_EXTENT_ZERO != 0,
             allocated: flags & MIRROR_EXTENT_ALLOCATED != 0,
         };
-        Ok(handle.device.extent(Token::from_raw(token), Extent { length, flags })?)
+        let more = handle.device.extent(Token::from_raw(token), Extent { length, flags });
+        Ok(c_int::from(!more.map_err(|refused| refused_token(token, refused))?))
     })
 }
 
@@ -563,6 +564,10 @@ impl Backend for Host {
             unsafe { cancel(self.opaque.pointer()) }
         }
     }
+}
+
+fn refused_token(token: u64, refused: Refused) -> Error {
+    Error::from(refused).context(format_args!("token {token:#x}"))
 }
 
 fn flags_to_c(flags: Flags) -> u32 {

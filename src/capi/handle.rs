@@ -168,7 +168,7 @@ mod tests {
             let other = make(Probe(number));
             assert_ne!(other, stale);
             // SAFETY: `make` made it.
-            assert_eq!(unsafe { get::<Probe>(other) }.ok().expect("live").0, number);
+            assert_eq!(unsafe { get::<Probe>(other) }.expect("live").0, number);
             // SAFETY: `make` made it.
             unsafe { free::<Probe>(other) }.expect("live");
         }

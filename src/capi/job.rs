@@ -212,9 +212,11 @@ pub unsafe extern "C" fn mirror_job_next_event(job: *mut mirror_job, event: *mut
     })
 }
 
-/// Frees a job, in any state. One that isn't over is cancelled by force and doesn't wait: its filter passes requests
-/// through from now on, guest requests that it had are finished, and completions of its own requests are refused, so what
-/// devices still do for it must not reach for its buffers after they were told by `cancel` to hurry. NULL is allowed.
+/// Frees a job, in any state. NULL is allowed.
+///
+/// One that isn't over is cancelled by force and nobody waits for it: its filter passes requests through from now on,
+/// guest requests that it had are finished, and its hooks are called no more. What its devices still do for it goes on:
+/// the buffers stay until those requests are completed.
 ///
 /// 0; `-EBUSY`, and the handle stays good, while a poll of this job runs, also from inside a callback of that poll;
 /// `-EINVAL` for what is no job or was freed before.
