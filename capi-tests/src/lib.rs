@@ -2,6 +2,7 @@
 //! header.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The files of the C API, in the order in which the header has them.
 const SOURCES: [&str; 9] =
@@ -34,4 +35,13 @@ pub fn generate_header() -> Result<String, String> {
         return Err("the header names an Option_ type: spell the callback out where it is used".into());
     }
     Ok(header)
+}
+
+/// This machine, as Cargo names it.
+pub fn host() -> Result<String, String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let said = Command::new(cargo).arg("-vV").output().map_err(|error| format!("cargo -vV: {error}"))?;
+    let said = String::from_utf8_lossy(&said.stdout);
+    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).ok_or_else(|| "cargo -vV names no host".into())
 }
