@@ -236,7 +236,9 @@ impl Filter {
     /// Whom to tell that [`Filter::begin`] is worth trying again, after it answered [`Begin::Again`]. Called from
     /// whichever thread opens the gate; at most once for each time that it was closed.
     pub fn set_opened_hook(&self, hook: Option<Box<dyn Fn() + Send + Sync>>) {
-        *lock(&self.core().opened) = hook.map(Arc::from);
+        let replaced = std::mem::replace(&mut *lock(&self.core().opened), hook.map(Arc::from));
+        // After the lock: its destructor may call the host, and the host this.
+        drop(replaced);
     }
 
     /// Reads and waits for it. Whoever calls it must not be the one who polls the job.
