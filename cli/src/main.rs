@@ -1,1 +1,44 @@
-fn main() {}
+//! `blkmirror`: mirrors disk images and block devices, and shows that a live one can be.
+
+mod demo;
+mod drive;
+mod failure;
+mod interrupt;
+mod mirror;
+mod output;
+mod size;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Mirror disk images and block devices.
+///
+/// Sizes are bytes, or a number with K, M, G, T or P for powers of 1024, such as 64K, 1M or 2GiB.
+/// The exit code is 0 if all went well, 1 if something failed, 2 for options that make no sense, and 130 after Ctrl-C.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Mirror(mirror::Arguments),
+    Demo(demo::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = interrupt::install().and_then(|()| match &arguments.command {
+        Command::Mirror(arguments) => mirror::run(arguments),
+        Command::Demo(arguments) => demo::run(arguments),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::complain(&failure);
+            failure.exit_code()
+        }
+    }
+}
