@@ -59,6 +59,8 @@ errnos! {
     ENODEV = 19, "no such device";
     /// A bad argument.
     EINVAL = 22, "invalid argument";
+    /// Larger than the file system, or the process's limit, allows.
+    EFBIG = 27, "file too large";
     /// The device is full.
     ENOSPC = 28, "no space left on device";
     /// Read-only.
@@ -71,6 +73,8 @@ errnos! {
     EOPNOTSUPP = 95, "operation not supported";
     /// Took too long.
     ETIMEDOUT = 110, "timed out";
+    /// The user's share of the disk is used up.
+    EDQUOT = 122, "disk quota exceeded";
     /// Cancelled.
     ECANCELED = 125, "operation cancelled";
     /// An internal failure; the job can't be trusted any more.

@@ -123,19 +123,22 @@ static inline mirror_device_ops disk_ops(void) {
 }
 
 /* A disk full of zeroes, or of a pattern without two equal blocks. */
-static inline disk *disk_new(uint64_t length, enum answer answer, unsigned seed) {
+static inline disk *disk_new_with(mirror_device_ops ops, mirror_device_limits limits, enum answer answer, unsigned seed) {
     disk *d = calloc(1, sizeof *d);
-    d->bytes = calloc(1, length + 1);
-    d->length = length;
+    d->bytes = calloc(1, limits.length + 1);
+    d->length = limits.length;
     d->answer = answer;
     pthread_mutex_init(&d->lock, NULL);
     pthread_cond_init(&d->news, NULL);
-    for (uint64_t i = 0; seed && i < length; i++)
+    for (uint64_t i = 0; seed && i < d->length; i++)
         d->bytes[i] = (uint8_t)((i * 31 + i / 512 * 7 + seed) | 1);
-    mirror_device_ops ops = disk_ops();
-    mirror_device_limits limits = {.struct_size = sizeof limits, .length = length};
+    limits.struct_size = sizeof limits;
     ok(mirror_device_new(&ops, &limits, d, &d->device));
     return d;
+}
+
+static inline disk *disk_new(uint64_t length, enum answer answer, unsigned seed) {
+    return disk_new_with(disk_ops(), (mirror_device_limits){.length = length}, answer, seed);
 }
 
 /* Frees the handle and sees that the library has let go. */

@@ -20,6 +20,16 @@ impl Failure {
         Self::Failed(message.to_string())
     }
 
+    /// What the parser says, on one line and without the usage that follows it.
+    pub(crate) fn usage(error: &clap::Error) -> Self {
+        let text = error.render().to_string();
+        let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+        let message: Vec<_> =
+            lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+        let message = message.join(" ");
+        Self::Usage(format!("{}; try --help", message.strip_prefix("error: ").unwrap_or(&message)))
+    }
+
     /// For `map_err`: what went wrong, preceded by what it happened to.
     pub(crate) fn with<E: Display>(what: impl Display) -> impl FnOnce(E) -> Self {
         move |error| Self::Failed(format!("{what}: {error}"))
