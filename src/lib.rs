@@ -2,6 +2,8 @@
 #![cfg_attr(loom, allow(dead_code, unused_imports))]
 
 pub mod bitmap;
+#[cfg(not(loom))]
+pub mod capi;
 pub mod clock;
 pub mod device;
 pub mod engine;
@@ -10,3 +12,5 @@ pub mod filter;
 pub mod job;
 pub mod range;
 mod sync;
+#[cfg(feature = "testing")]
+pub mod testing;

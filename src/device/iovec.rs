@@ -115,6 +115,16 @@ pub fn slice_into(iov: &[IoVec], skip: u64, length: u64, max: usize, out: &mut V
     done
 }
 
+/// Whether every buffer begins on a multiple of `alignment`, a power of two, and every one but the last ends there.
+#[must_use]
+pub(crate) fn is_aligned(iov: &[IoVec], alignment: u32) -> bool {
+    let mask = alignment as usize - 1;
+    let inner = iov.len().saturating_sub(1);
+    mask == 0
+        || (iov.iter().all(|buffer| buffer.base as usize & mask == 0)
+            && iov[..inner].iter().all(|buffer| buffer.len & mask == 0))
+}
+
 fn for_each_from(iov: &[IoVec], mut skip: u64, mut visit: impl FnMut(IoVec) -> bool) {
     for buffer in iov {
         let len = buffer.len as u64;

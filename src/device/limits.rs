@@ -93,7 +93,8 @@ impl Limits {
                 )));
             }
         }
-        let alignment = u64::from(self.request_alignment);
+        // Parts of a request are cut at multiples of both, so that each begins where the device can take it.
+        let alignment = u64::from(self.request_alignment.max(self.memory_alignment));
         for (name, value, cap) in [
             ("max_transfer", &mut self.max_transfer, MAX_TRANSFER),
             ("max_zero", &mut self.max_zero, MAX_ZERO),
@@ -103,7 +104,7 @@ impl Limits {
             *value = told.min(cap) & !(alignment - 1);
             if *value < 512.max(alignment) {
                 return Err(Error::invalid(format!(
-                    "{name} {told}: must be 0 or at least 512 and the request alignment"
+                    "{name} {told}: must be 0 or at least 512 and the alignments"
                 )));
             }
         }

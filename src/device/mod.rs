@@ -24,6 +24,7 @@ pub use callback::Callback;
 
 pub(crate) use clients::{Client, Followup, Wake};
 pub use clients::{Completions, Refused};
+pub(crate) use iovec::is_aligned;
 pub use iovec::{IoVec, gather, scatter, slice_into, total};
 pub use limits::{Limits, MAX_IOV, MAX_TRANSFER, MAX_ZERO};
 pub use memory::Memory;

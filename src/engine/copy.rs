@@ -54,6 +54,8 @@ pub(super) struct Ops {
     slots: Vec<Op>,
     free: Vec<u16>,
     arena: Arena,
+    /// Chunks that one buffer holds.
+    buffer_chunks: u32,
     in_flight: u32,
     in_flight_bytes: u64,
     reserved: Option<Reservation>,
@@ -74,13 +76,16 @@ impl Ops {
             buffers: Vec::new(),
             queue: Queue::default(),
         });
-        // No more buffers than the device has chunks.
-        let chunks = (settings.buf_size / settings.granularity).min(geometry.chunks().max(1));
-        let arena = Arena::new(u32::try_from(chunks).unwrap_or(u32::MAX))?;
+        // No more buffers than the device can fill.
+        let buffer_chunks = settings.buffer_unit / settings.granularity;
+        let buffers =
+            (settings.buf_size / settings.buffer_unit).min(geometry.chunks().div_ceil(buffer_chunks).max(1));
+        let arena = Arena::new(u32::try_from(buffers).unwrap_or(u32::MAX))?;
         Ok(Self {
             slots,
             free: (0..count).rev().collect(),
             arena,
+            buffer_chunks: buffer_chunks as u32,
             in_flight: 0,
             in_flight_bytes: 0,
             reserved: None,
@@ -88,12 +93,18 @@ impl Ops {
         })
     }
 
-    pub(super) fn arena_chunks(&self) -> u32 {
+    pub(super) fn buffers(&self) -> u32 {
         self.arena.chunks()
     }
 
-    pub(super) fn buffers_free(&self) -> u32 {
-        self.arena.free_chunks()
+    /// Chunks that all buffers hold together.
+    pub(super) fn arena_chunks(&self) -> u32 {
+        self.arena.chunks().saturating_mul(self.buffer_chunks)
+    }
+
+    /// Chunks that the free buffers hold.
+    pub(super) fn free_chunks(&self) -> u32 {
+        self.arena.free_chunks().saturating_mul(self.buffer_chunks)
     }
 
     pub(super) fn in_flight(&self) -> u32 {
@@ -269,14 +280,16 @@ impl Engine {
         let want = chunks.len() as u32;
         let max_segments = self.source.limits.max_iov.min(self.target.limits.max_iov) as usize;
         let widened = chunks != narrow;
-        if self.ops.buffers_free() == 0 || (widened && self.ops.buffers_free() < want) {
+        if self.ops.free_chunks() == 0 || (widened && self.ops.free_chunks() < want) {
             return Started::NoRoom;
         }
         let Some(id) = self.ops.take(OpState::Read, chunks, range) else {
             return Started::NoRoom;
         };
         let op = &mut self.ops.slots[id.background_index()];
-        let got = self.ops.arena.take(want, max_segments, &mut op.buffers);
+        let buffers = want.div_ceil(self.ops.buffer_chunks);
+        let got = self.ops.arena.take(buffers, max_segments, &mut op.buffers);
+        let got = got.saturating_mul(self.ops.buffer_chunks).min(want);
         if got < want {
             if widened {
                 // Fragmented beyond what the devices take in one list.

@@ -242,10 +242,9 @@ impl Engine {
     fn carried_part(&self, request: &GuestRequest) -> ByteRange {
         let range = request.range;
         let nothing = ByteRange::between(range.offset(), range.offset());
-        let both_zero_on_discard = self.source.limits.discard_zeroes && self.target.limits.discard_zeroes;
-        if !self.is_carrying()
-            || (request.kind == GuestKind::Discard && !(both_zero_on_discard && self.target.discard))
-        {
+        // A device that skips discards keeps what it has, whatever it promises of those that it does.
+        let both_zero = self.source.zeroes_discards() && self.target.zeroes_discards();
+        if !self.is_carrying() || (request.kind == GuestKind::Discard && !both_zero) {
             return nothing;
         }
         let (mut start, mut end) = (range.offset(), range.end());

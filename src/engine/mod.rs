@@ -19,6 +19,8 @@
 //! - A dirty bit is cleared before the source is read (SPEC C-2), so a write that lands later sets it again.
 //! - `status` changes only in [`Engine::become_status`], against the table of `state`.
 
+#![forbid(unsafe_code)]
+
 mod arena;
 mod conflict;
 mod copy;
@@ -80,6 +82,13 @@ pub struct SideInfo {
     pub extents: bool,
     /// It can change its length.
     pub truncate: bool,
+}
+
+impl SideInfo {
+    /// Whether what is discarded reads as zero.
+    fn zeroes_discards(&self) -> bool {
+        self.discard && self.limits.discard_zeroes
+    }
 }
 
 /// Why a job is paused; the causes nest (SPEC L-3).
@@ -174,10 +183,16 @@ impl Engine {
         &self.settings
     }
 
-    /// Bytes of copy buffers that the driver must provide, in chunks of [`Engine::granularity`].
+    /// Bytes of copy buffers that the driver must provide, in units of [`Engine::buffer_unit`].
     #[must_use]
     pub fn buffer_bytes(&self) -> u64 {
-        u64::from(self.ops.arena_chunks()) * self.geometry.granularity()
+        u64::from(self.ops.buffers()) * self.settings.buffer_unit
+    }
+
+    /// Bytes in one of the buffers that [`Segment`]s count.
+    #[must_use]
+    pub fn buffer_unit(&self) -> u64 {
+        self.settings.buffer_unit
     }
 
     /// The size of a chunk.
@@ -306,6 +321,7 @@ impl Engine {
     /// A request from the outbox is done; `extents` is what a [`Kind::Extents`] request told, `zeroes` that a
     /// read found nothing but zeroes.
     pub fn complete(&mut self, op: OpId, side: Side, result: IoResult, zeroes: bool, extents: &[Extent]) {
+        self.scan.unblock();
         match op.guest_index() {
             Some(index) => self.complete_guest(index, side, result),
             None => self.complete_op(op, result, zeroes, extents),

@@ -160,6 +160,8 @@ pub struct Settings {
     pub(crate) options: Options,
     pub(crate) granularity: u64,
     pub(crate) buf_size: u64,
+    /// Bytes in one buffer: a chunk, or more where a device wants its memory better aligned than chunks are.
+    pub(crate) buffer_unit: u64,
     pub(crate) max_in_flight: u32,
     pub(crate) max_io: u64,
 }
@@ -179,7 +181,8 @@ impl Options {
         // A widened copy needs a cluster at each end of what it is widened for; one cluster is the least.
         let needs =
             if target.unattached_backing { granularity.max(target.cluster_size) } else { granularity };
-        let buf_size = buf_size.max(needs).next_multiple_of(granularity);
+        let buffer_unit = granularity.max(u64::from(source.memory_alignment.max(target.memory_alignment)));
+        let buf_size = buf_size.max(needs).next_multiple_of(buffer_unit);
         if self.max_in_flight > MAX_IN_FLIGHT {
             return refuse(
                 "max_in_flight",
@@ -209,7 +212,7 @@ impl Options {
                 format_args!("must be at least {MIN_GRANULARITY}"),
             );
         }
-        Ok(Settings { options: self.clone(), granularity, buf_size, max_in_flight, max_io })
+        Ok(Settings { options: self.clone(), granularity, buf_size, buffer_unit, max_in_flight, max_io })
     }
 
     fn checked_granularity(&self, length: u64, source: &Limits, target: &Limits) -> Result<u64> {

@@ -49,6 +49,10 @@ pub(super) struct Scan {
     pass_began: Nanos,
     /// No pass begins before, because something failed.
     hold_until: Nanos,
+    /// This pass has taken something.
+    took_in_pass: bool,
+    /// The last pass found only chunks that are held: there is nothing to look for until one is let go.
+    blocked: bool,
     /// The first chunk that this pass stepped over.
     stepped_over: Option<u64>,
     plan: VecDeque<Piece>,
@@ -70,6 +74,8 @@ impl Scan {
             in_pass: false,
             pass_began: Nanos(0),
             hold_until: Nanos(0),
+            took_in_pass: false,
+            blocked: false,
             stepped_over: None,
             plan: VecDeque::new(),
             written: None,
@@ -86,6 +92,11 @@ impl Scan {
 
     pub(super) fn passes(&self) -> u64 {
         self.passes
+    }
+
+    /// An operation has let go of its chunks.
+    pub(super) fn unblock(&mut self) {
+        self.blocked = false;
     }
 
     /// A failure: no new pass for a slice.
@@ -178,6 +189,7 @@ impl Engine {
         self.scan.took(self.tracking.dirty.clear(run));
         self.conflicts.hold(run);
         self.scan.cursor = run.end;
+        self.scan.took_in_pass = true;
         let range = self.geometry.bytes(run);
         let ask = self.source.extents && !(self.scan.surveyed && self.scan.passes == 1);
         let query = if ask { self.ops.take(OpState::Query, run, range) } else { None };
@@ -223,7 +235,7 @@ impl Engine {
 
     /// Begins a pass if there is something dirty and it is time.
     fn begin_pass(&mut self) -> bool {
-        if self.tracking.dirty.next_dirty(0).is_none() {
+        if self.scan.blocked || self.tracking.dirty.next_dirty(0).is_none() {
             return false;
         }
         let interval = if self.finish.is_converging() { 0 } else { self.settings.options.pass_interval_ns };
@@ -234,6 +246,7 @@ impl Engine {
             return false;
         }
         self.scan.in_pass = true;
+        self.scan.took_in_pass = false;
         self.scan.passes += 1;
         self.scan.pass_began = self.now;
         self.scan.cursor = 0;
@@ -242,6 +255,7 @@ impl Engine {
 
     fn end_pass(&mut self) {
         self.scan.in_pass = false;
+        self.scan.blocked = !self.scan.took_in_pass && self.scan.stepped_over.is_some();
         if let Some(chunk) = self.scan.stepped_over.take() {
             self.reserve(chunk);
         }

@@ -202,7 +202,7 @@ impl Engine {
     }
 
     /// Marks what a stretch of the source holds. An answer that covers only its beginning is gone on with from
-    /// there; one that covers nothing, or failed, counts as data (SPEC C-3, D-6).
+    /// there; one that covers no chunk, or failed, counts as data (SPEC C-3, D-6).
     pub(super) fn survey_done(&mut self, id: OpId, result: IoResult, extents: &[Extent]) {
         let (_, range) = self.end_op(id);
         if self.is_ending() {
@@ -217,6 +217,10 @@ impl Engine {
                 }
                 at = end;
             }
+        }
+        // The next question begins with a whole chunk, like every request.
+        if at < range.end() {
+            at -= at % self.geometry.granularity();
         }
         if at == range.offset() {
             self.note_failed_extents(range, result.err().unwrap_or(Errno::EIO));

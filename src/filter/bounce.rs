@@ -81,9 +81,3 @@ fn copy(from: &IoVec, to: &IoVec) {
         at += piece.len();
     }
 }
-
-/// Whether every buffer begins, and all but the last end, on a multiple of `alignment`.
-pub(super) fn is_aligned(iov: &[IoVec], alignment: u32) -> bool {
-    let mask = alignment as usize - 1;
-    mask == 0 || iov.iter().all(|buffer| (buffer.base() as usize | buffer.len()) & mask == 0)
-}

@@ -22,7 +22,7 @@ mod steps;
 use crate::bitmap::Tracking;
 use crate::device::{
     AlignedBuffer, Callback, Client, Device, Extent, Flags, Followup, IoVec, Kind, Refused, Request, Token,
-    Wake, slice_into, total,
+    Wake, is_aligned, slice_into, total,
 };
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::range::{ByteRange, check_bounds};
@@ -236,7 +236,9 @@ impl Filter {
     /// Whom to tell that [`Filter::begin`] is worth trying again, after it answered [`Begin::Again`]. Called from
     /// whichever thread opens the gate; at most once for each time that it was closed.
     pub fn set_opened_hook(&self, hook: Option<Box<dyn Fn() + Send + Sync>>) {
-        *lock(&self.core().opened) = hook.map(Arc::from);
+        let replaced = std::mem::replace(&mut *lock(&self.core().opened), hook.map(Arc::from));
+        // After the lock: its destructor may call the host, and the host this.
+        drop(replaced);
     }
 
     /// Reads and waits for it. Whoever calls it must not be the one who polls the job.
@@ -488,9 +490,21 @@ impl Core {
     pub(crate) fn forward_carried(&self, index: u16) {
         // SAFETY: the job hands over a slot that was handed to it, or this thread owns it.
         let guest = unsafe { self.slots.owned(index) };
-        self.gate.recount_as_marked(usize::from(guest.shard));
+        if guest.path == Path::Carried {
+            self.gate.recount_as_marked(usize::from(guest.shard));
+        }
         guest.path = Path::Stepped(Counted::Marked);
         self.send_stepped(index);
+    }
+
+    /// The job that has a carried request is letting go of the filter: the request ends as one that wasn't carried.
+    pub(crate) fn disown_carried(&self, index: u16) {
+        // SAFETY: the slot is the job's until it hands it back.
+        let guest = unsafe { self.slots.owned(index) };
+        if guest.path == Path::Carried {
+            self.gate.recount_as_marked(usize::from(guest.shard));
+            guest.path = Path::Direct(Counted::Marked);
+        }
     }
 
     /// A carried request, for the job that it was handed to.
@@ -520,6 +534,13 @@ impl Core {
             Some(buffer) => slice_into(&[bounce::whole(buffer)], skip, length, max, out),
             None => slice_into(&guest.iov, skip, length, max, out),
         }
+    }
+
+    /// A copy of these buffers, aligned for any device.
+    pub(crate) fn bounce_copy(&self, iov: &[IoVec]) -> Result<AlignedBuffer> {
+        let buffer = self.bounce.take(total(iov).ok_or(Errno::EINVAL)?)?;
+        bounce::fill(&buffer, iov);
+        Ok(buffer)
     }
 
     /// A carried request's copy of the data, which the job must keep until the target no longer reads it.
@@ -756,7 +777,7 @@ impl Attached {
             Kind::Read | Kind::Write => {
                 length <= limits.max_transfer
                     && io.iov.len() <= limits.max_iov as usize
-                    && bounce::is_aligned(io.iov, limits.memory_alignment)
+                    && is_aligned(io.iov, limits.memory_alignment)
             }
             Kind::Zero => length <= limits.max_zero && self.device.supports(Kind::Zero),
             Kind::Discard => length <= limits.max_discard,

@@ -9,7 +9,7 @@
 
 use super::slots::Guest;
 use super::{Attached, Core, bounce, lock};
-use crate::device::{Answer, IoVec, Kind, Request, most_zeroes, slice_into, zeroes};
+use crate::device::{Answer, Device, IoVec, Kind, Request, is_aligned, most_zeroes, slice_into, zeroes};
 use crate::error::{Errno, IoResult, to_c};
 use crate::range::ByteRange;
 use std::collections::VecDeque;
@@ -29,6 +29,9 @@ const WAITING: u8 = 3;
 #[derive(Debug, Default)]
 pub(super) struct HeldBack {
     queue: Mutex<VecDeque<u16>>,
+    /// The device that was told that requests wait for room, for as long as any do. It may be another than the
+    /// filter's when the last of them ends, because that may have let the filter be switched.
+    starving: Mutex<Option<Device>>,
     /// Those in the queue, and the one that is being offered.
     count: AtomicUsize,
     /// Reasons to offer that have not been acted on.
@@ -65,14 +68,27 @@ impl Core {
 
     fn hold_back(&self, index: u16) {
         lock(&self.held_back.queue).push_back(index);
+        self.count_held_back();
+    }
+
+    fn count_held_back(&self) {
+        let mut starving = lock(&self.held_back.starving);
         if self.held_back.count.fetch_add(1, Ordering::SeqCst) == 0 {
-            self.set_starved(true);
+            *starving = self.device();
+            if let Some(device) = &*starving {
+                device.core().set_starved(true);
+            }
         }
     }
 
-    fn set_starved(&self, starved: bool) {
-        if let Some(attached) = self.current.load().as_ref() {
-            attached.device.core().set_starved(starved);
+    fn uncount_held_back(&self) {
+        let device = {
+            let mut starving = lock(&self.held_back.starving);
+            if self.held_back.count.fetch_sub(1, Ordering::SeqCst) == 1 { starving.take() } else { None }
+        };
+        // Outside the lock: this may be the last that is left of the device.
+        if let Some(device) = device {
+            device.core().set_starved(false);
         }
     }
 
@@ -97,11 +113,7 @@ impl Core {
         loop {
             let Some(index) = lock(&self.held_back.queue).pop_front() else { return };
             match self.run_steps(index) {
-                Offered::Taken => {
-                    if self.held_back.count.fetch_sub(1, Ordering::SeqCst) == 1 {
-                        self.set_starved(false);
-                    }
-                }
+                Offered::Taken => self.uncount_held_back(),
                 Offered::Again => {
                     lock(&self.held_back.queue).push_front(index);
                     return;
@@ -174,9 +186,7 @@ impl Core {
             // Not the first any more: it is in the middle of its way and goes before those that wait.
             if let Offered::Again = self.run_steps(index) {
                 lock(&self.held_back.queue).push_front(index);
-                if self.held_back.count.fetch_add(1, Ordering::SeqCst) == 0 {
-                    self.set_starved(true);
-                }
+                self.count_held_back();
                 self.retry_held_back();
             }
         }
@@ -202,8 +212,7 @@ impl Core {
         let limits = attached.device.limits();
         if matches!(guest.kind, Kind::Read | Kind::Write)
             && guest.bounce.is_none()
-            && (!bounce::is_aligned(&guest.iov, limits.memory_alignment)
-                || guest.iov.len() > limits.max_iov as usize)
+            && (!is_aligned(&guest.iov, limits.memory_alignment) || guest.iov.len() > limits.max_iov as usize)
         {
             let buffer = self.bounce.take(guest.range.len()).map_err(|error| error.errno())?;
             if guest.kind == Kind::Write {

@@ -13,10 +13,11 @@ use super::buffers::Buffers;
 use super::requests::slot_of;
 use crate::clock::Nanos;
 use crate::device::{
-    AlignedBuffer, Answer, Device, Extent, IoVec, Kind, Limits, Request, Token, most_zeroes, zeroes,
+    AlignedBuffer, Answer, Device, Extent, IoVec, Kind, Limits, Request, Token, is_aligned, most_zeroes,
+    slice_into, zeroes,
 };
 use crate::engine::{Data, Engine, GuestId, GuestKind, GuestRequest, OpId, Order, Segment, Side, Submit};
-use crate::error::{Errno, IoResult};
+use crate::error::{Errno, IoResult, Result};
 use crate::range::ByteRange;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -32,8 +33,9 @@ struct Part {
     submit: Submit,
     segments: Vec<Segment>,
     done: u64,
-    /// The data of a guest that was told already; kept until the target has read it.
-    bounce: Option<AlignedBuffer>,
+    /// A copy of a guest's data, and where in it this request's begins: because the guest was told already, or
+    /// because the device can't take its buffers as they are.
+    copy: Option<(AlignedBuffer, u64)>,
 }
 
 /// What a completed request tells the engine.
@@ -66,6 +68,8 @@ pub(super) struct Driver {
     guests: Vec<GuestState>,
     detect_zeroes: bool,
     closing: bool,
+    /// The filter was told to carry writes.
+    carrying: bool,
     // Kept from round to round so that nothing is allocated in the steady state.
     completed: Vec<(u16, IoResult)>,
     finished: Vec<Finished>,
@@ -88,9 +92,9 @@ enum GuestState {
 }
 
 impl Driver {
-    pub(super) fn new(engine: &Engine, source: &Device, target: &Device) -> crate::error::Result<Self> {
+    pub(super) fn new(engine: &Engine, source: &Device, target: &Device) -> Result<Self> {
         let alignment = source.limits().memory_alignment.max(target.limits().memory_alignment);
-        let buffers = Buffers::new(engine.buffer_bytes(), engine.granularity(), alignment)?;
+        let buffers = Buffers::new(engine.buffer_bytes(), engine.buffer_unit(), alignment)?;
         Ok(Self {
             buffers: Some(buffers),
             now: Nanos(0),
@@ -99,6 +103,7 @@ impl Driver {
             guests: Vec::new(),
             detect_zeroes: engine.settings().options.detect_zeroes && target.supports(Kind::Zero),
             closing: false,
+            carrying: false,
             completed: Vec::new(),
             finished: Vec::new(),
             extents: Vec::new(),
@@ -150,7 +155,6 @@ impl Driver {
 
     /// Feeds the engine and takes its outputs.
     fn think(&mut self, shared: &Shared) -> Outlook {
-        let uncarried_done = shared.filter.uncarried_writes_done();
         let drained = self.closing && shared.is_drained();
         let mut engine = shared.engine();
         for Finished { op, side, result, zeroes } in self.finished.drain(..) {
@@ -177,8 +181,10 @@ impl Driver {
                 owns_data: guest.owns_data,
             });
         }
-        if engine.wants_uncarried_writes_done() {
-            engine.set_uncarried_writes_done(uncarried_done);
+        // What the filter says of its writes counts only while it does what the engine last ordered.
+        let in_step = self.carrying && engine.outbox().orders.is_empty();
+        if engine.wants_uncarried_writes_done() && in_step {
+            engine.set_uncarried_writes_done(shared.filter.uncarried_writes_done());
         }
         if drained {
             self.closing = false;
@@ -225,8 +231,14 @@ impl Driver {
 
     fn carry_out(&mut self, shared: &Shared, order: Order) {
         match order {
-            Order::CarryWrites => shared.filter.set_carry(true),
-            Order::MarkWrites => shared.filter.set_carry(false),
+            Order::CarryWrites => {
+                shared.filter.set_carry(true);
+                self.carrying = true;
+            }
+            Order::MarkWrites => {
+                self.carrying = false;
+                shared.filter.set_carry(false);
+            }
             Order::CloseGate => {
                 self.closing = true;
                 shared.close_gates();
@@ -249,6 +261,8 @@ impl Driver {
             }
             Order::Release => {
                 self.closing = false;
+                self.carrying = false;
+                self.disown_guests(shared);
                 shared.release_filter();
             }
             Order::Conclude => {
@@ -263,11 +277,24 @@ impl Driver {
     fn finish_guest(&mut self, shared: &Shared, guest: GuestId, result: IoResult) {
         let index = guest.0 as u16;
         let reader = self.parts.iter_mut().flatten().find(|part| part.submit.data.is_of(guest));
-        if let Some(part) = reader {
-            part.bounce = shared.filter.take_bounce(index);
+        if let Some(part) = reader
+            && part.copy.is_none()
+            && let Data::Guest(_, skip) = part.submit.data
+        {
+            part.copy = shared.filter.take_bounce(index).map(|buffer| (buffer, skip));
         }
         *self.guest_state(index) = GuestState::NotHere;
         shared.filter.finish_carried(index, result);
+    }
+
+    /// From now on the guests' writes that are here count as any other of the filter's: another job may come and must
+    /// know of them.
+    fn disown_guests(&self, shared: &Shared) {
+        for (index, state) in self.guests.iter().enumerate() {
+            if *state != GuestState::NotHere {
+                shared.filter.disown_carried(index as u16);
+            }
+        }
     }
 
     fn guest_state(&mut self, index: u16) -> &mut GuestState {
@@ -292,7 +319,7 @@ impl Driver {
             *self.guest_state(guest.0 as u16) = GuestState::AtSource;
         }
         let side = submit.side;
-        self.parts[usize::from(slot)] = Some(Part { submit, segments, done: 0, bounce: None });
+        self.parts[usize::from(slot)] = Some(Part { submit, segments, done: 0, copy: None });
         if !self.again[side as usize].is_empty() || !self.offer(shared, slot) {
             self.wait_for_room(shared, side, slot);
         }
@@ -334,6 +361,15 @@ impl Driver {
                 return true;
             };
             self.iov.clear();
+            if part.needs_copy(&device, shared, &mut self.iov) {
+                match part.copied(shared) {
+                    Ok(copy) => part.copy = Some((copy, 0)),
+                    Err(error) => {
+                        self.finish_part(shared, slot, Err(error.errno()));
+                        return true;
+                    }
+                }
+            }
             let step = part.next_step(&device, shared, self.buffers.as_ref(), &mut self.iov);
             let request =
                 Request { kind: step.kind, range: step.range, flags: part.submit.flags, iov: &self.iov };
@@ -389,8 +425,8 @@ impl Driver {
             && self.buffers.as_ref().is_some_and(|buffers| buffers.is_zero(&part.segments, range.len()));
         part.segments.clear();
         self.spare.push(part.segments);
-        if let Some(bounce) = part.bounce {
-            shared.filter.give_back_bounce(bounce);
+        if let Some((copy, _)) = part.copy {
+            shared.filter.give_back_bounce(copy);
         }
         self.finished.push(Finished { op, side, result, zeroes });
     }
@@ -455,12 +491,44 @@ impl Part {
             Data::Buffers(_) => {
                 buffers.map_or(0, |buffers| buffers.lend(&self.segments, self.done, length, max, iov))
             }
-            Data::Guest(guest, skip) => {
-                shared.filter.carried_buffers(guest.0 as u16, skip + self.done, length, max, iov)
-            }
+            Data::Guest(..) => self.guest_buffers(shared, self.done, length, max, iov),
         };
         debug_assert_eq!(held, length, "the buffers hold what is asked for");
         Step { kind, range: step }
+    }
+
+    /// Whether a guest's buffers can't be sent to this device as they are. Uses `iov` and leaves it empty.
+    fn needs_copy(&self, device: &Device, shared: &Shared, iov: &mut Vec<IoVec>) -> bool {
+        if !matches!(self.submit.data, Data::Guest(..)) {
+            return false;
+        }
+        self.guest_buffers(shared, 0, self.submit.range.len(), usize::MAX, iov);
+        let limits = device.limits();
+        let takes = iov.len() <= limits.max_iov as usize && is_aligned(iov, limits.memory_alignment);
+        iov.clear();
+        !takes
+    }
+
+    /// An aligned copy of a guest's data.
+    fn copied(&self, shared: &Shared) -> Result<AlignedBuffer> {
+        let mut iov = Vec::new();
+        self.guest_buffers(shared, 0, self.submit.range.len(), usize::MAX, &mut iov);
+        shared.filter.bounce_copy(&iov)
+    }
+
+    /// Appends the guest's buffers for a part of this request, or those of the copy that stands in for them.
+    fn guest_buffers(&self, shared: &Shared, at: u64, length: u64, max: usize, iov: &mut Vec<IoVec>) -> u64 {
+        match (&self.copy, &self.submit.data) {
+            (Some((copy, skip)), _) => {
+                // SAFETY: the copy is kept until the request is done.
+                let whole = unsafe { copy.lend(0, copy.len()) };
+                slice_into(&[whole], skip + at, length, max, iov)
+            }
+            (None, Data::Guest(guest, skip)) => {
+                shared.filter.carried_buffers(guest.0 as u16, skip + at, length, max, iov)
+            }
+            (None, _) => 0,
+        }
     }
 
     /// How many bytes the next step takes.

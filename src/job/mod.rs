@@ -128,6 +128,12 @@ struct Shared {
     signal: Signal,
     prepare: Mutex<Option<Arc<PrepareHook>>>,
     inline: AtomicBool,
+    /// The filter marks or carries writes for this job.
+    hooked: AtomicBool,
+    /// The filter is plain again.
+    released: AtomicBool,
+    /// The filter has no room for another job because of this one.
+    claims_filter: AtomicBool,
     /// The host has let go.
     orphan: AtomicBool,
     /// The filter is not to send writes here any more.
@@ -173,6 +179,9 @@ impl Job {
             signal: Signal::new(wake.map(Arc::from)),
             prepare: Mutex::new(prepare.map(Arc::new)),
             inline: AtomicBool::new(inline),
+            hooked: AtomicBool::new(true),
+            released: AtomicBool::new(false),
+            claims_filter: AtomicBool::new(true),
             orphan: AtomicBool::new(false),
             concluded: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
@@ -321,6 +330,10 @@ impl Drop for Job {
         // The name is free at once, whatever is still out.
         drop(lock(&shared.name).take());
         shared.tell();
+        // Where the filter was left before, the driver didn't know yet that nobody wants to hear of the rest.
+        if shared.released.load(Ordering::SeqCst) {
+            shared.unclaim_filter();
+        }
     }
 }
 
@@ -469,7 +482,7 @@ impl Shared {
         self.concluded.store(true, Ordering::SeqCst);
         driver.give_up(self);
         self.turn_away_inbox();
-        self.filter.release_from_job();
+        self.unclaim_filter();
         drop(lock(&self.handle).take());
         self.signal.raise();
     }
@@ -518,10 +531,24 @@ impl Shared {
         Ok(())
     }
 
+    /// Leaves the filter plain; the first time, after which it may be another job's.
     fn release_filter(&self) {
-        self.filter.unhook();
-        if let Some(other) = self.replaced() {
-            other.core().open_gate();
+        if self.hooked.swap(false, Ordering::SeqCst) {
+            self.filter.unhook();
+            if let Some(other) = self.replaced() {
+                other.core().open_gate();
+            }
+            self.released.store(true, Ordering::SeqCst);
+        }
+        if self.released.load(Ordering::SeqCst) && self.orphan.load(Ordering::SeqCst) {
+            self.unclaim_filter();
+        }
+    }
+
+    /// Another job may come.
+    fn unclaim_filter(&self) {
+        if self.claims_filter.swap(false, Ordering::SeqCst) {
+            self.filter.release_from_job();
         }
     }
 
@@ -530,7 +557,7 @@ impl Shared {
         self.release_filter();
         self.concluded.store(true, Ordering::SeqCst);
         self.turn_away_inbox();
-        self.filter.release_from_job();
+        self.unclaim_filter();
         drop(lock(&self.handle).take());
         drop(lock(&self.replaces).take());
         self.leave_devices();

@@ -1,0 +1,357 @@
+//! Filters: the live disk that a guest's I/O goes through.
+
+use super::constants::*;
+use super::convert::{Opaque, check_flags, check_pointer, from_c};
+use super::device::{self, mirror_device};
+use super::handle::{self, Handled, Retired};
+use super::{guard, mirror_iovec};
+use crate::device::{Callback, IoVec, Kind, total};
+use crate::error::{Errno, Error, Result};
+use crate::filter::{Begin, Filter, GuestFlags, GuestIo};
+use crate::range::ByteRange;
+use std::ffi::{c_int, c_void};
+
+/// A filter: the live disk. It sits on a device, passes the guest's requests on, and is switched to the mirror's target
+/// while the guest runs.
+///
+/// Threads: every function from any thread, several at once.
+///
+/// A guest request (`mirror_filter_read` and its like) that answers 0 was accepted, and its outcome comes through `done`
+/// exactly once: later, on any thread, or before the call returns. One that answers `-errno` was not, and `done` is not
+/// called: `opaque` stays the caller's. The list of buffers is copied or used up during the call; the memory that it names
+/// belongs to the request until `done`.
+pub struct mirror_filter {
+    _opaque: (),
+}
+
+/// Makes a filter on `source`, to which it keeps a reference.
+///
+/// 0, and `*out` is to be freed with `mirror_filter_free`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_new(
+    source: *mut mirror_device,
+    out: *mut *mut mirror_filter,
+) -> c_int {
+    guard::unit("mirror_filter_new", || {
+        check_pointer(out, "out")?;
+        // SAFETY: the host passes NULL or a handle.
+        let source = unsafe { handle::get::<device::Handle>(source) }?;
+        let filter = Filter::new(&source.device)?;
+        // SAFETY: `out` was checked.
+        unsafe { out.write(handle::make(filter)) };
+        Ok(())
+    })
+}
+
+/// As `mirror_filter_new`, for a guest whose requests are multiples of `alignment`, a power of two up to 65536, where the
+/// source itself asks for less: choose the target's, and a mirror to it needs no smaller chunks than it can write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_new_aligned(
+    source: *mut mirror_device,
+    alignment: u32,
+    out: *mut *mut mirror_filter,
+) -> c_int {
+    guard::unit("mirror_filter_new_aligned", || {
+        check_pointer(out, "out")?;
+        // SAFETY: the host passes NULL or a handle.
+        let source = unsafe { handle::get::<device::Handle>(source) }?;
+        let filter = Filter::with_alignment(&source.device, alignment)?;
+        // SAFETY: `out` was checked.
+        unsafe { out.write(handle::make(filter)) };
+        Ok(())
+    })
+}
+
+/// A guest's read of as many bytes as the buffers hold. `flags`: none yet, 0.
+///
+/// 0, and `done(opaque, result)` follows; `-EINVAL` for a bad argument, a misaligned range or more than `MIRROR_IOV_MAX`
+/// buffers; `-ERANGE` beyond the end.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_read(
+    filter: *mut mirror_filter,
+    offset: u64,
+    iov: *const mirror_iovec,
+    iovcnt: usize,
+    flags: u32,
+    done: Option<unsafe extern "C" fn(opaque: *mut c_void, result: c_int)>,
+    opaque: *mut c_void,
+) -> c_int {
+    guard::unit("mirror_filter_read", || {
+        check_flags("flags", flags, 0)?;
+        // SAFETY: the host passes NULL or a list of this many buffers.
+        let iov = unsafe { buffers(iov, iovcnt) }?;
+        // SAFETY: the host passes NULL or a handle, and vouches for `done`.
+        unsafe { submit(filter, Kind::Read, offset, Payload::Buffers(iov), 0, done, opaque) }
+    })
+}
+
+/// A guest's write of the buffers. `flags`: `MIRROR_FUA`, `MIRROR_WRITE_STABLE`.
+///
+/// While a job carries writes, it is done when it is done on both sides; its result is the source's alone. A guest may
+/// change the buffers meanwhile, unless `MIRROR_WRITE_STABLE` promises that it won't. Results as of
+/// `mirror_filter_read`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_write(
+    filter: *mut mirror_filter,
+    offset: u64,
+    iov: *const mirror_iovec,
+    iovcnt: usize,
+    flags: u32,
+    done: Option<unsafe extern "C" fn(opaque: *mut c_void, result: c_int)>,
+    opaque: *mut c_void,
+) -> c_int {
+    guard::unit("mirror_filter_write", || {
+        check_flags("flags", flags, MIRROR_FUA | MIRROR_WRITE_STABLE)?;
+        // SAFETY: the host passes NULL or a list of this many buffers.
+        let iov = unsafe { buffers(iov, iovcnt) }?;
+        // SAFETY: the host passes NULL or a handle, and vouches for `done`.
+        unsafe { submit(filter, Kind::Write, offset, Payload::Buffers(iov), flags, done, opaque) }
+    })
+}
+
+/// A guest's wish that `length` bytes read as zero. `flags`: `MIRROR_MAY_UNMAP`, `MIRROR_FUA`. Results as of
+/// `mirror_filter_read`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_zero(
+    filter: *mut mirror_filter,
+    offset: u64,
+    length: u64,
+    flags: u32,
+    done: Option<unsafe extern "C" fn(opaque: *mut c_void, result: c_int)>,
+    opaque: *mut c_void,
+) -> c_int {
+    guard::unit("mirror_filter_zero", || {
+        check_flags("flags", flags, MIRROR_MAY_UNMAP | MIRROR_FUA)?;
+        // SAFETY: the host passes NULL or a handle, and vouches for `done`.
+        unsafe { submit(filter, Kind::Zero, offset, Payload::Length(length), flags, done, opaque) }
+    })
+}
+
+/// A guest's hint that it doesn't need what `length` bytes hold. Results as of `mirror_filter_read`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_discard(
+    filter: *mut mirror_filter,
+    offset: u64,
+    length: u64,
+    done: Option<unsafe extern "C" fn(opaque: *mut c_void, result: c_int)>,
+    opaque: *mut c_void,
+) -> c_int {
+    guard::unit("mirror_filter_discard", || {
+        // SAFETY: the host passes NULL or a handle, and vouches for `done`.
+        unsafe { submit(filter, Kind::Discard, offset, Payload::Length(length), 0, done, opaque) }
+    })
+}
+
+/// A guest's wish that what it was told is done be durable. Results as of `mirror_filter_read`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_flush(
+    filter: *mut mirror_filter,
+    done: Option<unsafe extern "C" fn(opaque: *mut c_void, result: c_int)>,
+    opaque: *mut c_void,
+) -> c_int {
+    guard::unit("mirror_filter_flush", || {
+        // SAFETY: the host passes NULL or a handle, and vouches for `done`.
+        unsafe { submit(filter, Kind::Flush, 0, Payload::Length(0), 0, done, opaque) }
+    })
+}
+
+/// Announces a request that the host will carry out by itself, on the filter's current device: `kind` is
+/// `MIRROR_OP_READ`, `_WRITE`, `_ZERO`, `_DISCARD` or `_FLUSH` (whose range is 0, 0). For hosts that have an I/O path of
+/// their own; `mirror_filter_end` with the ticket follows when it is done.
+///
+/// 0, and `*ticket` is set; `MIRROR_AGAIN` while the gate is closed for the switch: the hook of
+/// `mirror_filter_set_opened` says when to try again, on the device that `mirror_filter_device` names then;
+/// `-EOPNOTSUPP` while a job carries writes, which needs their data.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_begin(
+    filter: *mut mirror_filter,
+    kind: u32,
+    offset: u64,
+    length: u64,
+    ticket: *mut u64,
+) -> c_int {
+    guard::call("mirror_filter_begin", || {
+        check_pointer(ticket, "ticket")?;
+        // SAFETY: the host passes NULL or a handle.
+        let filter = unsafe { handle::get::<Filter>(filter) }?;
+        let kind = from_c::<Kind>("kind", kind)?;
+        if matches!(kind, Kind::Extents | Kind::Truncate) {
+            return Err(Error::invalid(format!("kind {}: is no request of a guest", kind.name())));
+        }
+        match filter.begin(kind, ByteRange::new(offset, length)?)? {
+            Begin::Again => Ok(MIRROR_AGAIN),
+            Begin::Go(number) => {
+                // SAFETY: `ticket` was checked.
+                unsafe { ticket.write(number) };
+                Ok(0)
+            }
+        }
+    })
+}
+
+/// Ends a request that `mirror_filter_begin` announced, with its result, 0 or `-errno`, before the guest is told.
+///
+/// 0; `-ENOENT` if no request with this ticket is under way.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_end(filter: *mut mirror_filter, ticket: u64, result: c_int) -> c_int {
+    guard::unit("mirror_filter_end", || {
+        // SAFETY: the host passes NULL or a handle.
+        unsafe { handle::get::<Filter>(filter) }?.end(ticket, Errno::check(result))
+    })
+}
+
+/// Marks a range as changed behind the filter's back, so that the mirror copies it again.
+///
+/// 0, also without a job; `-EINVAL` or `-ERANGE` for a range that isn't on the device.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_mark_dirty(
+    filter: *mut mirror_filter,
+    offset: u64,
+    length: u64,
+) -> c_int {
+    guard::unit("mirror_filter_mark_dirty", || {
+        // SAFETY: the host passes NULL or a handle.
+        unsafe { handle::get::<Filter>(filter) }?.mark_dirty(ByteRange::new(offset, length)?)
+    })
+}
+
+/// Gives a new handle to the device that the filter is on now: the source, and after the switch the target. Compare it
+/// with `mirror_device_same`. To be freed with `mirror_device_free`, which cancels nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_device(
+    filter: *const mirror_filter,
+    out: *mut *mut mirror_device,
+) -> c_int {
+    guard::unit("mirror_filter_device", || {
+        check_pointer(out, "out")?;
+        // SAFETY: the host passes NULL or a handle.
+        let device = unsafe { handle::get::<Filter>(filter) }?.device();
+        // SAFETY: `out` was checked.
+        unsafe { out.write(device::built_in(device)) };
+        Ok(())
+    })
+}
+
+/// Stores the length of the disk in bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_length(filter: *const mirror_filter, length: *mut u64) -> c_int {
+    guard::unit("mirror_filter_length", || {
+        check_pointer(length, "length")?;
+        // SAFETY: the host passes NULL or a handle.
+        let bytes = unsafe { handle::get::<Filter>(filter) }?.length();
+        // SAFETY: `length` was checked.
+        unsafe { length.write(bytes) };
+        Ok(())
+    })
+}
+
+/// Sets what is called, with `opaque`, when the gate opens again after `mirror_filter_begin` answered `MIRROR_AGAIN`. It
+/// may be called from any thread and may call the library. NULL takes it away.
+///
+/// `closed`, if it isn't NULL, is called with `opaque` exactly once: when another hook has taken this one's place or the
+/// filter is gone, and it isn't running; or when this call fails.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_set_opened(
+    filter: *mut mirror_filter,
+    opened: Option<unsafe extern "C" fn(opaque: *mut c_void)>,
+    opaque: *mut c_void,
+    closed: Option<unsafe extern "C" fn(opaque: *mut c_void)>,
+) -> c_int {
+    // SAFETY: the caller vouches for `closed`.
+    let opaque = unsafe { Opaque::new(opaque, closed) };
+    guard::unit("mirror_filter_set_opened", || {
+        // SAFETY: the host passes NULL or a handle.
+        let filter = unsafe { handle::get::<Filter>(filter) }?;
+        filter.set_opened_hook(opened.map(|opened| -> Box<dyn Fn() + Send + Sync> {
+            // SAFETY: the host vouches for `opened`, from any thread, until `closed`.
+            Box::new(move || unsafe { opened(opaque.pointer()) })
+        }));
+        Ok(())
+    })
+}
+
+/// Frees a handle. A job keeps its filter, and requests that are under way are finished. NULL is allowed; a handle that
+/// was freed before is recognised, as a rule, and logged. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_free(filter: *mut mirror_filter) {
+    guard::unit("mirror_filter_free", || {
+        if filter.is_null() {
+            return Ok(());
+        }
+        // SAFETY: the host passes NULL or a handle.
+        unsafe { handle::free::<Filter>(filter) }
+            .map(drop)
+            .inspect_err(|error| log::warn!("blkmirror: mirror_filter_free: {error}"))
+    });
+}
+
+impl Handled for Filter {
+    type Handle = mirror_filter;
+    const KIND: usize = 1;
+
+    fn retired() -> &'static Retired<Self> {
+        static RETIRED: Retired<Filter> = Retired::new();
+        &RETIRED
+    }
+}
+
+/// How much a guest's request is about.
+#[derive(Clone, Copy)]
+enum Payload<'a> {
+    /// As much as these hold.
+    Buffers(&'a [IoVec]),
+    /// So many bytes.
+    Length(u64),
+}
+
+/// # Safety
+/// `filter` is NULL or a handle; `done` may be called with `opaque`, once, from any thread; the buffers are the
+/// request's until then.
+unsafe fn submit(
+    filter: *mut mirror_filter,
+    kind: Kind,
+    offset: u64,
+    payload: Payload<'_>,
+    flags: u32,
+    done: Option<unsafe extern "C" fn(opaque: *mut c_void, result: c_int)>,
+    opaque: *mut c_void,
+) -> Result<()> {
+    // SAFETY: passed on.
+    let filter = unsafe { handle::get::<Filter>(filter) }?;
+    let done = done.ok_or_else(|| Error::invalid("done is NULL: it is required"))?;
+    let (length, iov) = match payload {
+        Payload::Length(length) => (length, &[][..]),
+        Payload::Buffers(iov) => {
+            (total(iov).ok_or_else(|| Error::invalid("iov: the sum of its lengths overflows"))?, iov)
+        }
+    };
+    let flags = GuestFlags {
+        fua: flags & MIRROR_FUA != 0,
+        may_unmap: flags & MIRROR_MAY_UNMAP != 0,
+        stable: flags & MIRROR_WRITE_STABLE != 0,
+    };
+    let io = GuestIo { kind, range: ByteRange::new(offset, length)?, flags, iov };
+    // SAFETY: passed on.
+    filter.submit(&io, unsafe { Callback::from_raw(done, opaque) })
+}
+
+/// # Safety
+/// `iov` is NULL or points to `iovcnt` buffers, which live as long as the result is used.
+unsafe fn buffers<'a>(iov: *const mirror_iovec, iovcnt: usize) -> Result<&'a [IoVec]> {
+    if iovcnt == 0 {
+        return Ok(&[]);
+    }
+    if iovcnt > MIRROR_IOV_MAX {
+        return Err(Error::invalid(format!("iovcnt {iovcnt}: must be at most {MIRROR_IOV_MAX}")));
+    }
+    check_pointer(iov, "iov")?;
+    // SAFETY: the caller vouches for the list, and a `mirror_iovec` is laid out as an `IoVec`.
+    let buffers = unsafe { std::slice::from_raw_parts(iov.cast::<IoVec>(), iovcnt) };
+    match buffers.iter().position(|buffer| buffer.base().is_null() && !buffer.is_empty()) {
+        None => Ok(buffers),
+        Some(index) => Err(Error::invalid(format!(
+            "iov[{index}].base is NULL with len {}: only an empty buffer may be NULL",
+            buffers[index].len()
+        ))),
+    }
+}

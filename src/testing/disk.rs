@@ -1,0 +1,395 @@
+//! A simulated disk: bytes in memory behind a queue that delays, reorders, refuses and fails.
+
+use super::random::Random;
+use crate::device::{
+    Answer, Backend, Completions, Device, Extent, ExtentFlags, IoVec, Kind, Limits, Request, Token, gather,
+    scatter,
+};
+use crate::error::{Errno, IoResult, Result};
+use crate::range::ByteRange;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How a disk behaves for as long as it lives.
+#[derive(Clone, Debug)]
+pub struct DiskOptions {
+    /// Bytes.
+    pub length: u64,
+    /// What it tells, and enforces.
+    pub limits: Limits,
+    /// Kinds beyond reads and writes.
+    pub supports: Vec<Kind>,
+    /// One request in so many is finished inline, 0 for none.
+    pub inline_one_in: u64,
+    /// One request in so many is completed inside the submission, 0 for none.
+    pub early_one_in: u64,
+    /// Nanoseconds that a request takes, from the first to below the second.
+    pub latency_ns: (u64, u64),
+    /// Requests that it has room for; 0 for any number.
+    pub depth: usize,
+}
+
+/// What goes wrong, to be changed while the disk runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// One request in so many fails, 0 for none.
+    pub error_one_in: u64,
+    /// With `ENOSPC` instead of `EIO`.
+    pub full: bool,
+    /// Nothing is completed.
+    pub hold: bool,
+}
+
+/// A request that was accepted.
+#[derive(Debug)]
+struct Pending {
+    token: Token,
+    kind: Kind,
+    range: ByteRange,
+    may_unmap: bool,
+    iov: Vec<IoVec>,
+    due: u64,
+    result: IoResult,
+}
+
+#[derive(Debug)]
+struct State {
+    options: DiskOptions,
+    bytes: Vec<u8>,
+    /// Blocks of 512 bytes that hold data; others are holes.
+    allocated: BTreeSet<u64>,
+    pending: Vec<Pending>,
+    random: Random,
+    faults: Faults,
+    now: u64,
+    violation: Option<String>,
+    /// Chunks of this size must not be in two changes at a time, 0 for no such rule.
+    exclusive: u64,
+    submitted: u64,
+    failed: u64,
+    refused: u64,
+}
+
+/// A handle to a simulated disk. The [`Device`] is the same disk as the library sees it.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    state: Arc<Mutex<State>>,
+    device: Device,
+}
+
+const BLOCK: u64 = 512;
+
+struct Simulated {
+    state: Arc<Mutex<State>>,
+    completions: Completions,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Disk {
+    /// A disk of zeroes, all hole.
+    pub fn new(seed: u64, options: DiskOptions) -> Result<Self> {
+        let (length, limits) = (options.length, options.limits);
+        let state = Arc::new(Mutex::new(State {
+            bytes: vec![0; length as usize],
+            allocated: BTreeSet::new(),
+            pending: Vec::new(),
+            random: Random::new(seed),
+            faults: Faults::default(),
+            now: 0,
+            violation: None,
+            exclusive: 0,
+            submitted: 0,
+            failed: 0,
+            refused: 0,
+            options,
+        }));
+        let shared = Arc::clone(&state);
+        let device = Device::new(length, limits, |completions| Ok(Simulated { state: shared, completions }))?;
+        Ok(Self { state, device })
+    }
+
+    /// The disk as a device.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Fills a range, as if it had always held that.
+    pub fn fill(&self, offset: u64, bytes: &[u8]) {
+        let mut state = lock(&self.state);
+        state.bytes[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
+        state.set_allocated(ByteRange::between(offset, offset + bytes.len() as u64), true);
+    }
+
+    /// What it holds now.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        lock(&self.state).bytes.clone()
+    }
+
+    /// Blocks of 512 bytes that hold data.
+    #[must_use]
+    pub fn allocated_blocks(&self) -> usize {
+        lock(&self.state).allocated.len()
+    }
+
+    /// Changes what goes wrong.
+    pub fn set_faults(&self, faults: Faults) {
+        lock(&self.state).faults = faults;
+    }
+
+    /// From now on no chunk of this size may be in two changes at a time; 0 for no such rule (SPEC X-1).
+    pub fn set_exclusive(&self, chunk: u64) {
+        lock(&self.state).exclusive = chunk;
+    }
+
+    /// When the next request is due, if any is and none is held.
+    #[must_use]
+    pub fn next_due(&self) -> Option<u64> {
+        let state = lock(&self.state);
+        if state.faults.hold { None } else { state.pending.iter().map(|pending| pending.due).min() }
+    }
+
+    /// Requests that are out.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        lock(&self.state).pending.len()
+    }
+
+    /// Completes one of the requests that are due, drawn at random. Whether there was one.
+    pub fn complete_one(&self, now: u64) -> bool {
+        let (token, result) = {
+            let mut state = lock(&self.state);
+            state.now = now;
+            let due: Vec<usize> =
+                (0..state.pending.len()).filter(|index| state.pending[*index].due <= now).collect();
+            if due.is_empty() || state.faults.hold {
+                return false;
+            }
+            let index = state.random.pick(&due);
+            let pending = state.pending.swap_remove(index);
+            let result = self.carry_out(&mut state, &pending);
+            (pending.token, result)
+        };
+        if self.device.complete(token, result).is_err() {
+            lock(&self.state).refused += 1;
+        }
+        true
+    }
+
+    fn carry_out(&self, state: &mut State, pending: &Pending) -> IoResult {
+        if pending.kind == Kind::Extents {
+            for extent in state.extents(pending.range) {
+                let _ = self.device.extent(pending.token, extent);
+            }
+        }
+        state.apply(pending)
+    }
+
+    /// The first broken rule that this disk has seen.
+    #[must_use]
+    pub fn violation(&self) -> Option<String> {
+        lock(&self.state).violation.clone()
+    }
+
+    /// Requests submitted, failed on purpose, and completions that the library refused.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64, u64) {
+        let state = lock(&self.state);
+        (state.submitted, state.failed, state.refused)
+    }
+}
+
+impl State {
+    fn set_allocated(&mut self, range: ByteRange, allocated: bool) {
+        for block in range.offset() / BLOCK..range.end().div_ceil(BLOCK) {
+            let whole = block * BLOCK >= range.offset() && (block + 1) * BLOCK <= range.end();
+            if allocated {
+                self.allocated.insert(block);
+            } else if whole {
+                self.allocated.remove(&block);
+            }
+        }
+    }
+
+    fn extents(&mut self, range: ByteRange) -> Vec<Extent> {
+        let mut told: Vec<Extent> = Vec::new();
+        let mut at = range.offset();
+        while at < range.end() {
+            let end = (at / BLOCK * BLOCK + BLOCK).min(range.end());
+            let flags =
+                if self.allocated.contains(&(at / BLOCK)) { ExtentFlags::DATA } else { ExtentFlags::HOLE };
+            match told.last_mut() {
+                Some(last) if last.flags == flags => last.length += end - at,
+                _ => told.push(Extent { length: end - at, flags }),
+            }
+            at = end;
+        }
+        // Sometimes not all of it is told, or more than was asked for (SPEC D-6).
+        if self.random.one_in(8) {
+            let keep = self.random.within(0, told.len() as u64) as usize;
+            told.truncate(keep);
+        } else if self.random.one_in(16)
+            && let Some(last) = told.last_mut()
+        {
+            last.length += 1 << 40;
+        }
+        told
+    }
+
+    /// Does what a request asks for; a failed change may have done a part of it, from the beginning.
+    fn apply(&mut self, pending: &Pending) -> IoResult {
+        let mut length = pending.range.len();
+        if pending.result.is_err() {
+            length = self.random.within(0, length + 1) / SECTOR_TORN * SECTOR_TORN;
+            if !pending.kind.changes_data() {
+                return pending.result;
+            }
+        }
+        let range = ByteRange::between(pending.range.offset(), pending.range.offset() + length);
+        let bytes = &mut self.bytes[range.offset() as usize..range.end() as usize];
+        match pending.kind {
+            Kind::Read => scatter(&pending.iov, 0, bytes),
+            Kind::Write => {
+                gather(&pending.iov, 0, bytes);
+                self.set_allocated(range, true);
+            }
+            Kind::Zero => {
+                bytes.fill(0);
+                if pending.may_unmap {
+                    self.set_allocated(range, false);
+                } else {
+                    self.set_allocated(range, true);
+                }
+            }
+            Kind::Discard if self.options.limits.discard_zeroes => {
+                bytes.fill(0);
+                self.set_allocated(range, false);
+            }
+            // What is promised to nobody may be anything.
+            Kind::Discard if self.random.one_in(2) => {
+                bytes.fill(0xdd);
+                self.set_allocated(range, true);
+            }
+            _ => {}
+        }
+        pending.result
+    }
+
+    /// Checks that a request keeps to what was told (SPEC D-4, X-1).
+    fn check(&self, request: &Request<'_>) -> Result<(), String> {
+        let limits = &self.options.limits;
+        let length = request.range.len();
+        let most = match request.kind {
+            Kind::Read | Kind::Write => limits.max_transfer,
+            Kind::Zero => limits.max_zero,
+            Kind::Discard => limits.max_discard,
+            _ => u64::MAX,
+        };
+        let what = format!("{} {:?}", request.kind.name(), request.range);
+        if length > most {
+            return Err(format!("{what}: longer than {most}"));
+        }
+        if length == 0 && request.kind != Kind::Flush {
+            return Err(format!("{what}: is empty"));
+        }
+        if request.range.end() > self.options.length || !limits.admits(request.range, self.options.length) {
+            return Err(format!("{what}: beyond the end or misaligned"));
+        }
+        if request.kind.changes_data() && limits.read_only {
+            return Err(format!("{what}: on a read-only disk"));
+        }
+        if !matches!(request.kind, Kind::Read | Kind::Write) && !self.options.supports.contains(&request.kind)
+        {
+            return Err(format!("{what}: is not supported"));
+        }
+        if matches!(request.kind, Kind::Read | Kind::Write) {
+            let mask = limits.memory_alignment as usize - 1;
+            if request.iov.len() > limits.max_iov as usize {
+                return Err(format!("{what}: {} buffers", request.iov.len()));
+            }
+            if request.iov.iter().any(|buffer| buffer.base() as usize & mask != 0) {
+                return Err(format!("{what}: a buffer is misaligned"));
+            }
+            if crate::device::total(request.iov) != Some(length) {
+                return Err(format!("{what}: the buffers hold {:?}", crate::device::total(request.iov)));
+            }
+        }
+        if self.exclusive > 0 && request.kind.changes_data() {
+            let chunks =
+                |range: ByteRange| (range.offset() / self.exclusive, (range.end() - 1) / self.exclusive);
+            let (first, last) = chunks(request.range);
+            let other = self.pending.iter().filter(|other| other.kind.changes_data()).find(|other| {
+                let (from, to) = chunks(other.range);
+                from <= last && first <= to
+            });
+            if let Some(other) = other {
+                return Err(format!(
+                    "{what}: while {} {:?} runs on the same chunk",
+                    other.kind.name(),
+                    other.range
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a disk writes at once even if it fails in the middle.
+const SECTOR_TORN: u64 = 512;
+
+impl Backend for Simulated {
+    fn submit(&self, token: Token, request: &Request<'_>) -> Answer {
+        let mut state = lock(&self.state);
+        if let Err(violation) = state.check(request) {
+            state.violation.get_or_insert(violation);
+        }
+        let depth = state.options.depth;
+        if depth > 0 && state.pending.len() >= depth {
+            return Answer::Again;
+        }
+        state.submitted += 1;
+        let faults = state.faults;
+        let fails = state.random.one_in(faults.error_one_in);
+        state.failed += u64::from(fails);
+        let errno = if faults.full && request.kind.changes_data() { Errno::ENOSPC } else { Errno::EIO };
+        let (low, high) = state.options.latency_ns;
+        let due = state.now + state.random.within(low, high);
+        let pending = Pending {
+            token,
+            kind: request.kind,
+            range: request.range,
+            may_unmap: request.flags.may_unmap,
+            iov: request.iov.to_vec(),
+            due,
+            result: if fails { Err(errno) } else { Ok(()) },
+        };
+        let (inline, early) = (state.options.inline_one_in, state.options.early_one_in);
+        let inline = !faults.hold && state.random.one_in(inline);
+        let early = !faults.hold && !inline && state.random.one_in(early);
+        if !inline && !early {
+            state.pending.push(pending);
+            return Answer::Pending;
+        }
+        let told = if pending.kind == Kind::Extents { state.extents(pending.range) } else { Vec::new() };
+        let result = state.apply(&pending);
+        drop(state);
+        for extent in told {
+            let _ = self.completions.extent(token, extent);
+        }
+        if inline {
+            return Answer::Done(result);
+        }
+        if self.completions.complete(token, result).is_err() {
+            lock(&self.state).refused += 1;
+        }
+        Answer::Pending
+    }
+
+    fn supports(&self, kind: Kind) -> bool {
+        matches!(kind, Kind::Read | Kind::Write) || lock(&self.state).options.supports.contains(&kind)
+    }
+}

@@ -1,0 +1,15 @@
+//! A world in which jobs run in virtual time over simulated disks, from a seed (feature `testing`).
+//!
+//! [`Disk`] is a device that delays, reorders, refuses and fails; [`Oracle`] knows what a guest may read; [`World`] lets
+//! guests, an operator and time act on a job in an order drawn from a seed, checks the oracles all the way, and in the
+//! end demands that everything comes to its end. A failure names the seed: the same seed runs the same history.
+
+mod disk;
+mod oracle;
+mod random;
+mod world;
+
+pub use disk::{Disk, DiskOptions, Faults};
+pub use oracle::{Oracle, SECTOR, Stamp};
+pub use random::Random;
+pub use world::{Outcome, World};
