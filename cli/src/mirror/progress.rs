@@ -44,8 +44,11 @@ impl Progress {
     }
 
     pub(super) fn show(&self, done: u64, total: u64) {
-        self.bar.set_length(total);
-        self.bar.set_position(done);
+        // Of nothing, all is done: a full bar before it has begun.
+        if total > 0 {
+            self.bar.set_length(total);
+            self.bar.set_position(done);
+        }
     }
 
     /// Says something without spoiling the bar.
