@@ -21,8 +21,8 @@ mod steps;
 
 use crate::bitmap::Tracking;
 use crate::device::{
-    AlignedBuffer, Callback, Client, Device, Extent, Flags, Followup, IoVec, Kind, Refused, Request, Token,
-    Wake, is_aligned, slice_into, total,
+    AlignedBuffer, Answer, Callback, Client, Device, Extent, Flags, Followup, IoVec, Kind, Refused, Request,
+    Token, Wake, is_aligned, slice_into, total,
 };
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::range::{ByteRange, check_bounds};
@@ -424,6 +424,7 @@ impl Core {
 
     /// Sends a request that has passed the gate to the current device, in one piece if it takes it so.
     fn send(&self, index: u16, io: &GuestIo<'_>, counted: Counted) {
+        let mut no_room = false;
         let current = self.current.load();
         // Nothing is taken down while a request is counted.
         let Some(attached) = current.as_ref() else { return };
@@ -438,18 +439,19 @@ impl Core {
             let Some(slot) = self.slots.get(index) else { return };
             let generation = slot.state.open();
             match attached.device.submit(attached.token(index, generation), &request) {
-                crate::device::Answer::Done(result) => {
+                Answer::Done(result) => {
                     if slot.state.claim(generation) {
                         drop(current);
                         self.finish(index, result).run();
                     }
                     return;
                 }
-                crate::device::Answer::Pending => return,
-                crate::device::Answer::Again => {
+                Answer::Pending => return,
+                Answer::Again => {
                     if !slot.state.claim(generation) {
                         return;
                     }
+                    no_room = true;
                 }
             }
         }
@@ -458,7 +460,11 @@ impl Core {
         let guest = unsafe { self.slots.owned(index) };
         guest.path = Path::Stepped(counted);
         guest.iov.extend_from_slice(io.iov);
-        self.send_stepped(index);
+        if no_room {
+            self.wait_for_room(index);
+        } else {
+            self.send_stepped(index);
+        }
     }
 
     /// Hands a write that has passed the gate to the job.
