@@ -120,6 +120,8 @@ pub struct Engine {
     copy_mode: CopyMode,
     /// It has been ready.
     ready: bool,
+    /// The flush before ready is under way.
+    flushing_for_ready: bool,
     /// No guest write that entered before writes were carried is still running.
     uncarried_writes_done: bool,
     start: Start,
@@ -156,6 +158,7 @@ impl Engine {
             outbox: Outbox::default(),
             copy_mode: settings.options.copy_mode,
             ready: false,
+            flushing_for_ready: false,
             uncarried_writes_done: false,
             pauses: Pauses::default(),
             status: Status::Created,
