@@ -225,6 +225,10 @@ impl Engine {
         let may_flush = self.finish.is_converging() && self.may_flush();
         match self.finish {
             Finish::Converging { goal, since } if may_flush && (clean || self.is_nearly_clean(since)) => {
+                self.finish = Finish::Closing { goal };
+                self.outbox.order(Order::CloseGate);
+            }
+            Finish::Closed { goal } if clean && !self.guests.any() => {
                 self.finish = Finish::Flushing { goal };
                 self.flush_or_go_on();
             }
