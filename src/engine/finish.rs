@@ -387,9 +387,14 @@ impl Engine {
             self.errors.result = Some((Errno::ENOTRECOVERABLE, message.to_owned().into()));
             self.errors.cancelled = false;
             self.finish.end();
-            self.status = Status::Concluded;
+            match self.status {
+                Status::Paused => self.become_status(Status::Running),
+                Status::Standby => self.become_status(Status::Ready),
+                _ => {}
+            }
+            self.become_status(Status::Aborting);
             self.events.push(Event::Completed(Err(Errno::ENOTRECOVERABLE)));
-            self.events.push(Event::Status(Status::Concluded));
+            self.become_status(Status::Concluded);
         }
     }
 }
