@@ -6,7 +6,7 @@ use std::process::Command;
 
 /// The files of the C API, in the order in which the header has them.
 const SOURCES: [&str; 9] =
-    ["constants", "mod", "error", "device", "filter", "options", "info", "event", "job"];
+    ["constants", "version", "error", "device", "filter", "options", "info", "event", "job"];
 
 /// Where the library's sources are.
 #[must_use]
