@@ -3,6 +3,7 @@
 //! `cargo test -p capi-tests --test run -- NAME` runs those whose name contains NAME. A program passes if it exits with 0
 //! within the time limit; it checks with `c/harness.h` and says how many checks it made.
 
+use std::ffi::OsString;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};

@@ -1,7 +1,7 @@
 //! The C API: the functions of `include/blkmirror.h`, whose documentation is generated from the comments here.
 //!
 //! Shims only: each checks what a host passed, converts it, calls the library and converts the answer back. Everything
-//! unsafe about foreign pointers lives here, and each entry point runs inside [`guard`].
+//! unsafe about foreign pointers lives here, and each entry point runs inside `guard`.
 //!
 //! # Safety
 //! What the functions demand of their caller is said once, in the header's overview: pointers are NULL where that is

@@ -17,7 +17,7 @@
 //! - A chunk that may differ between the sides is dirty, or in flight, or part of a running guest request (SPEC I-1).
 //! - No two operations that touch a common chunk run together (SPEC X-1); `conflict` holds the map.
 //! - A dirty bit is cleared before the source is read (SPEC C-2), so a write that lands later sets it again.
-//! - `status` changes only in [`Engine::become_status`], against the table of `state`.
+//! - `status` changes only in `Engine::become_status`, against the table of `state`.
 
 #![forbid(unsafe_code)]
 
