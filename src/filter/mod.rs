@@ -654,21 +654,43 @@ impl Core {
         Ok(())
     }
 
+    /// Queues a request that came to a closed gate. If it was opened meanwhile the request tries again like any other:
+    /// it must not slip through should the gate be closed, and drained, once more.
     fn wait_at_gate(&self, index: u16) {
-        let mut waiting = lock(&self.waiting);
-        if self.gate.is_closed() {
-            waiting.push_back(index);
-            return;
+        // SAFETY: the caller owns the slot, until it is in the queue.
+        let (shard, changes_data) = {
+            let guest = unsafe { self.slots.owned(index) };
+            (usize::from(guest.shard), guest.kind.changes_data())
+        };
+        loop {
+            {
+                let mut waiting = lock(&self.waiting);
+                if self.gate.is_closed() {
+                    waiting.push_back(index);
+                    return;
+                }
+            }
+            let entry = self.gate.enter(shard, changes_data);
+            if entry != Entry::Closed {
+                self.go_on(index, entry);
+                return;
+            }
         }
-        drop(waiting);
-        self.let_in(index);
     }
 
-    /// Lets a request in that waited at the gate.
+    /// Lets a request in that waited, by whoever is opening the gate and still keeps it closed for others.
     fn let_in(&self, index: u16) {
         // SAFETY: a waiting slot is owned by whoever takes it from the queue.
         let guest = unsafe { self.slots.owned(index) };
-        match self.gate.enter_first(usize::from(guest.shard), guest.kind.changes_data()) {
+        let entry = self.gate.enter_first(usize::from(guest.shard), guest.kind.changes_data());
+        self.go_on(index, entry);
+    }
+
+    /// A request that had to wait is in.
+    fn go_on(&self, index: u16, entry: Entry) {
+        // SAFETY: the caller owns the slot.
+        let guest = unsafe { self.slots.owned(index) };
+        match entry {
             Entry::Pass(counted) => {
                 guest.path = Path::Stepped(counted);
                 self.send_stepped(index);
@@ -677,7 +699,7 @@ impl Core {
                 guest.path = Path::Carried;
                 self.carry(index);
             }
-            Entry::Closed => debug_assert!(false, "who waited is let in through the closed gate"),
+            Entry::Closed => debug_assert!(false, "it is in"),
         }
     }
 

@@ -174,6 +174,10 @@ impl Driver {
         }
         while engine.has_guest_room() {
             let Some(index) = shared.inbox.pop() else { break };
+            if self.ending {
+                // It was on its way when the job let go of the filter: another job may be there, and must hear of it.
+                shared.filter.disown_carried(index);
+            }
             let guest = shared.filter.carried(index);
             let kind = match guest.kind {
                 Kind::Zero => GuestKind::Zero,
