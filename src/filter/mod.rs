@@ -658,10 +658,8 @@ impl Core {
     /// it must not slip through should the gate be closed, and drained, once more.
     fn wait_at_gate(&self, index: u16) {
         // SAFETY: the caller owns the slot, until it is in the queue.
-        let (shard, changes_data) = {
-            let guest = unsafe { self.slots.owned(index) };
-            (usize::from(guest.shard), guest.kind.changes_data())
-        };
+        let guest = unsafe { self.slots.owned(index) };
+        let (shard, changes_data) = (usize::from(guest.shard), guest.kind.changes_data());
         loop {
             {
                 let mut waiting = lock(&self.waiting);
