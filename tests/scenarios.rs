@@ -512,7 +512,7 @@ fn each_policy_does_what_it_says() {
                     policy;
                 let failing =
                     if side == Side::Source { script.source.clone() } else { script.target.clone() };
-                failing.set_faults(Faults { error_one_in: 1, full, hold: false });
+                failing.set_faults(Faults { error_one_in: 1, full, ..Faults::default() });
                 script.begin(with);
                 script.until(&case, |info| info.errors > 0);
                 let failure = script.events().into_iter().find_map(|event| match event {
@@ -556,7 +556,7 @@ fn each_policy_does_what_it_says() {
 fn an_ignored_error_is_not_retried_in_a_hot_loop() {
     // SPEC E-1
     let mut script = Script::new();
-    script.target.set_faults(Faults { error_one_in: 1, full: false, hold: false });
+    script.target.set_faults(Faults { error_one_in: 1, full: false, ..Faults::default() });
     script.begin(Options { on_target_error: ErrorPolicy::Ignore, ..options() });
     let end = script.now + 1_000_000_000;
     while script.now < end {
@@ -574,7 +574,7 @@ fn an_ignored_error_is_not_retried_in_a_hot_loop() {
 fn a_cancel_lifts_the_pause_of_an_error() {
     // SPEC F-5
     let mut script = Script::new();
-    script.target.set_faults(Faults { error_one_in: 1, full: true, hold: false });
+    script.target.set_faults(Faults { error_one_in: 1, full: true, ..Faults::default() });
     script.begin(Options { on_target_error: ErrorPolicy::Stop, ..options() });
     script.until("stopped", |info| info.status == Status::Paused);
     script.job().cancel(false).expect("not paused by the user");
@@ -591,7 +591,7 @@ fn a_flush_that_fails_stops_the_job_before_ready_and_before_the_switch() {
     assert_eq!(script.info().flushes.ops, 0);
     script.target.set_faults(Faults::default());
     script.until_ready();
-    script.target.set_faults(Faults { error_one_in: 1, full: false, hold: false });
+    script.target.set_faults(Faults { error_one_in: 1, full: false, ..Faults::default() });
     script.job().complete().expect("ready");
     let told = script.write(0, 1, 512);
     script.until("stopped", |info| info.status == Status::Standby);

@@ -1,7 +1,7 @@
 /* A guest that writes all the while loses nothing, in either mode, across the switch. */
 #include "disk.h"
 
-enum { LENGTH = 2 * 1024 * 1024, WRITES = 3000 };
+enum { LENGTH = 2 * 1024 * 1024, WRITES = 1000 };
 
 static uint64_t next_random(void) {
     static uint64_t x = 88172645463325252ull;
@@ -16,7 +16,6 @@ static void mirror(uint32_t copy_mode) {
     mirror_job_options o = options();
     o.copy_mode = copy_mode;
     o.max_io = 32768;
-    o.pass_interval_ns = 0;
     ok(mirror_filter_new(source->device, &filter));
     ok(mirror_job_new(filter, target->device, &o, &job));
     ok(mirror_job_start(job));
@@ -36,8 +35,9 @@ static void mirror(uint32_t copy_mode) {
         }
         if (!over)
             step(job);
-        disk_finish(source, 0), disk_finish(target, 0);
-        disk_finish(source, 0), disk_finish(target, 0);
+        /* Disks that keep up with the guest, or a job in background mode would never be ready. */
+        for (int i = 0; i < 8; i++)
+            disk_finish(source, 0), disk_finish(target, 0);
         mirror_job_info i = info(job);
         if (i.ready && !completed && writes > WRITES)
             completed = ok(mirror_job_complete(job)) == 0;

@@ -55,6 +55,21 @@ fn it_compiles_alone_and_twice_as_c99_c11_and_cpp17() {
 }
 
 #[test]
+fn each_function_is_declared_once() {
+    let header = committed();
+    let mut seen = std::collections::BTreeSet::new();
+    for line in header.lines().filter(|line| !line.starts_with([' ', '/', '#', '}', 't', 'e', '*'])) {
+        if let Some(at) = line.find("mirror_")
+            && let Some(name) = line[at..].split_once('(').map(|(name, _)| name)
+            && !name.contains(' ')
+        {
+            assert!(seen.insert(name.to_owned()), "{name} is declared twice");
+        }
+    }
+    assert!(seen.len() > 40, "only {} functions were found", seen.len());
+}
+
+#[test]
 fn each_function_and_field_is_documented() {
     let header = committed();
     let lines: Vec<_> = header.lines().collect();

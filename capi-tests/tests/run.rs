@@ -16,11 +16,6 @@ const THREADS: usize = 2;
 
 type Result<T> = std::result::Result<T, String>;
 
-struct Libraries {
-    shared: PathBuf,
-    r#static: PathBuf,
-}
-
 struct Outcome {
     name: String,
     linkage: &'static str,
@@ -46,7 +41,7 @@ fn main() -> ExitCode {
 /// How many programs failed.
 fn run(filter: &str) -> Result<usize> {
     let programs = programs(filter)?;
-    let libraries = build_libraries()?;
+    let libraries = capi_tests::libraries()?;
     let compiler = compiler()?;
     let scratch = tempfile::tempdir().map_err(|error| error.to_string())?;
     let work = Mutex::new(programs.iter());
@@ -93,40 +88,6 @@ fn programs(filter: &str) -> Result<Vec<PathBuf>> {
     Ok(programs)
 }
 
-fn cargo() -> OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-}
-
-/// Builds the library in the profile that this runner was built in, and asks Cargo where it is.
-fn build_libraries() -> Result<Libraries> {
-    let me = std::env::current_exe().map_err(|error| error.to_string())?;
-    // target/PROFILE/deps/run-HASH
-    let profile = me.ancestors().nth(2).and_then(Path::file_name).ok_or("no profile in the runner's path")?;
-    let profile = if profile == "debug" { "dev".into() } else { profile.to_os_string() };
-    let output = Command::new(cargo())
-        .args(["build", "-q", "-p", "blkmirror", "--locked", "--message-format=json-render-diagnostics"])
-        .arg("--profile")
-        .arg(profile)
-        .current_dir(capi_tests::root())
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| format!("cargo build: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("cargo build: {}", output.status));
-    }
-    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
-    let named = |suffix: &str| {
-        let mut strings = messages.split('"').map(Path::new);
-        let name = format!("libblkmirror{suffix}");
-        strings
-            .rfind(|path| path.file_name().is_some_and(|file| file == name.as_str()))
-            .map(Path::to_path_buf)
-            .ok_or(format!("cargo built no {name}"))
-    };
-    let shared = named(std::env::consts::DLL_SUFFIX)?;
-    Ok(Libraries { shared, r#static: named(".a")? })
-}
-
 /// The C compiler that `cc` finds for this machine.
 fn compiler() -> Result<cc::Tool> {
     let host = capi_tests::host()?;
@@ -147,7 +108,12 @@ fn compiler() -> Result<cc::Tool> {
 }
 
 /// Builds and runs a program with each of the libraries.
-fn try_program(program: &Path, libraries: &Libraries, compiler: &cc::Tool, scratch: &Path) -> Vec<Outcome> {
+fn try_program(
+    program: &Path,
+    libraries: &capi_tests::Libraries,
+    compiler: &cc::Tool,
+    scratch: &Path,
+) -> Vec<Outcome> {
     let name = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let object = scratch.join(format!("{name}.o"));
     let mut compile = compiler.to_command();

@@ -596,7 +596,7 @@ mod tests {
 
 /// With `RUSTFLAGS="--cfg loom" cargo test --lib --release bitmap`: eight chunks in three levels of two-bit words.
 #[cfg(all(test, loom))]
-mod loom_tests {
+mod model {
     use super::*;
     use loom::sync::Arc;
     use loom::thread::{self, JoinHandle};

@@ -17,6 +17,8 @@ pub(super) struct Errors {
     /// It ends because somebody cancelled it.
     pub(super) cancelled: bool,
     pub(super) count: u64,
+    /// The pass in which something failed last.
+    pub(super) last_pass: u64,
 }
 
 impl ErrorPolicy {
@@ -50,9 +52,14 @@ impl Engine {
 
     pub(super) fn act_on_failure(&mut self, failure: Failure) {
         self.tracking.set_synced(false);
+        self.errors.last_pass = self.scan.passes();
         self.tell_failure(&failure);
         match failure.action {
-            Action::Ignore => self.scan.hold(self.now),
+            Action::Ignore => {
+                self.scan.hold(self.now);
+                // Guests don't wait for a target that fails.
+                self.reopen_gate();
+            }
             Action::Stop => self.stop_by_error(failure.errno),
             Action::Report => {
                 let message = self.describe(&failure);

@@ -3,7 +3,8 @@
 //! A job that is to finish *converges*: passes follow each other at once. When nothing is dirty the gate of the filter
 //! is closed: new guest requests wait there, running ones finish. What became dirty meanwhile is copied while they
 //! wait, the target is flushed, and the job is *decided*. A guest that writes all the time would never leave an instant with
-//! nothing dirty; so after some passes the gate is closed on a small rest too, which is copied behind it.
+//! nothing dirty; so after some passes the gate is closed on a small rest too, which is copied behind it. For the
+//! same reason a job in background mode is ready when only a small rest has been left for some passes.
 
 use super::copy::OpState;
 use super::event::Event;
@@ -14,7 +15,7 @@ use super::{Engine, Flags, Kind, Status};
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::range::{ByteRange, ChunkRange};
 
-/// Passes after which the gate is closed on a rest that fits in the copy buffers.
+/// Passes after which a rest that fits in the copy buffers is small enough.
 const PASSES_TO_CONVERGE: u64 = 3;
 
 /// What the job finishes with.
@@ -214,19 +215,18 @@ impl Engine {
             self.settle_synced();
         }
         if self.status == Status::Running {
-            if clean && self.may_flush() {
+            let nearly = self.copy_mode == CopyMode::Background && self.is_nearly_clean(1);
+            if (clean || nearly) && !self.flushing_for_ready && self.may_flush() {
+                self.flushing_for_ready = true;
                 self.flush_or_go_on();
             }
             return;
         }
+        let may_flush = self.finish.is_converging() && self.may_flush();
         match self.finish {
-            Finish::Converging { goal, since } => {
-                let small = self.remaining_chunks() <= u64::from(self.ops.arena_chunks());
-                let tried = self.scan.passes() >= since + PASSES_TO_CONVERGE;
-                if (clean || (small && tried)) && self.may_flush() {
-                    self.finish = Finish::Closing { goal };
-                    self.outbox.order(Order::CloseGate);
-                }
+            Finish::Converging { goal, since } if may_flush && (clean || self.is_nearly_clean(since)) => {
+                self.finish = Finish::Closing { goal };
+                self.outbox.order(Order::CloseGate);
             }
             Finish::Closed { goal } if clean && !self.guests.any() => {
                 self.finish = Finish::Flushing { goal };
@@ -234,6 +234,12 @@ impl Engine {
             }
             _ => {}
         }
+    }
+
+    /// Whether what is left fits in the copy buffers, and nothing has failed for some passes after this one.
+    fn is_nearly_clean(&self, since: u64) -> bool {
+        let calm = self.scan.passes() >= since.max(self.errors.last_pass) + PASSES_TO_CONVERGE;
+        calm && self.remaining_chunks() <= u64::from(self.ops.arena_chunks())
     }
 
     /// Whether no failure asks for patience.
@@ -248,14 +254,19 @@ impl Engine {
     fn flush_or_go_on(&mut self) {
         let nothing = ByteRange::default();
         if self.geometry.length() == 0 {
+            self.flushing_for_ready = false;
             self.flushed();
         } else if let Some(id) = self.ops.take(OpState::Flush, ChunkRange::default(), nothing) {
             self.outbox.submit(id, Side::Target, Kind::Flush, nothing, Flags::default());
+        } else {
+            // All places are taken; one of those that have them will come by here.
+            self.flushing_for_ready = false;
         }
     }
 
     pub(super) fn flush_done(&mut self, id: OpId, result: IoResult) {
         self.end_op(id);
+        self.flushing_for_ready = false;
         self.progress.count(Kind::Flush, 0, result);
         if self.is_ending() {
             return;
@@ -376,9 +387,14 @@ impl Engine {
             self.errors.result = Some((Errno::ENOTRECOVERABLE, message.to_owned().into()));
             self.errors.cancelled = false;
             self.finish.end();
-            self.status = Status::Concluded;
+            match self.status {
+                Status::Paused => self.become_status(Status::Running),
+                Status::Standby => self.become_status(Status::Ready),
+                _ => {}
+            }
+            self.become_status(Status::Aborting);
             self.events.push(Event::Completed(Err(Errno::ENOTRECOVERABLE)));
-            self.events.push(Event::Status(Status::Concluded));
+            self.become_status(Status::Concluded);
         }
     }
 }

@@ -219,7 +219,7 @@ impl Engine {
         let op = OpId::guest(index);
         let kind = request.kind.request_kind();
         let mut send = |side, range: ByteRange, skip| {
-            let data = if kind == Kind::Write { Data::Guest(request.guest, skip) } else { Data::None };
+            let data = Data::Guest(request.guest, skip);
             self.outbox.requests.push(Submit { op, side, kind, range, flags: request.flags, data });
         };
         send(Side::Source, request.range, 0);

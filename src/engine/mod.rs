@@ -17,7 +17,7 @@
 //! - A chunk that may differ between the sides is dirty, or in flight, or part of a running guest request (SPEC I-1).
 //! - No two operations that touch a common chunk run together (SPEC X-1); `conflict` holds the map.
 //! - A dirty bit is cleared before the source is read (SPEC C-2), so a write that lands later sets it again.
-//! - `status` changes only in [`Engine::become_status`], against the table of `state`.
+//! - `status` changes only in `Engine::become_status`, against the table of `state`.
 
 #![forbid(unsafe_code)]
 
@@ -120,6 +120,8 @@ pub struct Engine {
     copy_mode: CopyMode,
     /// It has been ready.
     ready: bool,
+    /// The flush before ready is under way.
+    flushing_for_ready: bool,
     /// No guest write that entered before writes were carried is still running.
     uncarried_writes_done: bool,
     start: Start,
@@ -156,6 +158,7 @@ impl Engine {
             outbox: Outbox::default(),
             copy_mode: settings.options.copy_mode,
             ready: false,
+            flushing_for_ready: false,
             uncarried_writes_done: false,
             pauses: Pauses::default(),
             status: Status::Created,

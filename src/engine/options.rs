@@ -249,7 +249,7 @@ fn default_granularity(length: u64) -> u64 {
         .unwrap_or(1 << 16)
 }
 
-/// Checks that `id` is a letter, then letters, digits and `-._`, at most [`MAX_ID`] of them.
+/// Checks that `id` is a letter, then letters, digits and `-._`, at most 127 of them.
 pub fn check_id(id: &str) -> Result<()> {
     let legal = id.starts_with(|first: char| first.is_ascii_alphabetic())
         && id.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));

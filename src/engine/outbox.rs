@@ -75,7 +75,7 @@ pub enum Data {
     None,
     /// In these entries of [`Outbox::segments`].
     Buffers(Range<u32>),
-    /// In the guest's request, from this byte of it on.
+    /// In the guest's request, from this byte of it on; a zero or discard of a guest's has none there either.
     Guest(GuestId, u64),
 }
 

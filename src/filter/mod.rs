@@ -21,8 +21,8 @@ mod steps;
 
 use crate::bitmap::Tracking;
 use crate::device::{
-    AlignedBuffer, Callback, Client, Device, Extent, Flags, Followup, IoVec, Kind, Refused, Request, Token,
-    Wake, is_aligned, slice_into, total,
+    AlignedBuffer, Answer, Callback, Client, Device, Extent, Flags, Followup, IoVec, Kind, Refused, Request,
+    Token, Wake, is_aligned, slice_into, total,
 };
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::range::{ByteRange, check_bounds};
@@ -424,6 +424,7 @@ impl Core {
 
     /// Sends a request that has passed the gate to the current device, in one piece if it takes it so.
     fn send(&self, index: u16, io: &GuestIo<'_>, counted: Counted) {
+        let mut no_room = false;
         let current = self.current.load();
         // Nothing is taken down while a request is counted.
         let Some(attached) = current.as_ref() else { return };
@@ -438,18 +439,19 @@ impl Core {
             let Some(slot) = self.slots.get(index) else { return };
             let generation = slot.state.open();
             match attached.device.submit(attached.token(index, generation), &request) {
-                crate::device::Answer::Done(result) => {
+                Answer::Done(result) => {
                     if slot.state.claim(generation) {
                         drop(current);
                         self.finish(index, result).run();
                     }
                     return;
                 }
-                crate::device::Answer::Pending => return,
-                crate::device::Answer::Again => {
+                Answer::Pending => return,
+                Answer::Again => {
                     if !slot.state.claim(generation) {
                         return;
                     }
+                    no_room = true;
                 }
             }
         }
@@ -458,7 +460,11 @@ impl Core {
         let guest = unsafe { self.slots.owned(index) };
         guest.path = Path::Stepped(counted);
         guest.iov.extend_from_slice(io.iov);
-        self.send_stepped(index);
+        if no_room {
+            self.wait_for_room(index);
+        } else {
+            self.send_stepped(index);
+        }
     }
 
     /// Hands a write that has passed the gate to the job.
@@ -648,21 +654,41 @@ impl Core {
         Ok(())
     }
 
+    /// Queues a request that came to a closed gate. If it was opened meanwhile the request tries again like any other:
+    /// it must not slip through should the gate be closed, and drained, once more.
     fn wait_at_gate(&self, index: u16) {
-        let mut waiting = lock(&self.waiting);
-        if self.gate.is_closed() {
-            waiting.push_back(index);
-            return;
+        // SAFETY: the caller owns the slot, until it is in the queue.
+        let guest = unsafe { self.slots.owned(index) };
+        let (shard, changes_data) = (usize::from(guest.shard), guest.kind.changes_data());
+        loop {
+            {
+                let mut waiting = lock(&self.waiting);
+                if self.gate.is_closed() {
+                    waiting.push_back(index);
+                    return;
+                }
+            }
+            let entry = self.gate.enter(shard, changes_data);
+            if entry != Entry::Closed {
+                self.go_on(index, entry);
+                return;
+            }
         }
-        drop(waiting);
-        self.let_in(index);
     }
 
-    /// Lets a request in that waited at the gate.
+    /// Lets a request in that waited, by whoever is opening the gate and still keeps it closed for others.
     fn let_in(&self, index: u16) {
         // SAFETY: a waiting slot is owned by whoever takes it from the queue.
         let guest = unsafe { self.slots.owned(index) };
-        match self.gate.enter_first(usize::from(guest.shard), guest.kind.changes_data()) {
+        let entry = self.gate.enter_first(usize::from(guest.shard), guest.kind.changes_data());
+        self.go_on(index, entry);
+    }
+
+    /// A request that had to wait is in.
+    fn go_on(&self, index: u16, entry: Entry) {
+        // SAFETY: the caller owns the slot.
+        let guest = unsafe { self.slots.owned(index) };
+        match entry {
             Entry::Pass(counted) => {
                 guest.path = Path::Stepped(counted);
                 self.send_stepped(index);
@@ -671,7 +697,7 @@ impl Core {
                 guest.path = Path::Carried;
                 self.carry(index);
             }
-            Entry::Closed => debug_assert!(false, "who waited is let in through the closed gate"),
+            Entry::Closed => debug_assert!(false, "it is in"),
         }
     }
 

@@ -61,14 +61,15 @@ impl Core {
                 Offered::Again => {}
             }
         }
-        self.hold_back(index);
-        // Room may have come before this request was seen to wait.
-        self.retry_held_back();
+        self.wait_for_room(index);
     }
 
-    fn hold_back(&self, index: u16) {
+    /// Queues a request that the device had no room for.
+    pub(super) fn wait_for_room(&self, index: u16) {
         lock(&self.held_back.queue).push_back(index);
         self.count_held_back();
+        // Room may have come before this request was seen to wait.
+        self.retry_held_back();
     }
 
     fn count_held_back(&self) {

@@ -62,6 +62,8 @@ pub(super) struct Driver {
     buffers: Option<Buffers>,
     now: Nanos,
     parts: Vec<Option<Part>>,
+    /// The request that a device is just being offered: if it panics, nobody will complete that.
+    offering: Option<u16>,
     /// Requests that wait for room, by side.
     again: [VecDeque<u16>; 2],
     /// Which guest request is in which state, by its number; for giving them all back if the engine fails.
@@ -70,6 +72,8 @@ pub(super) struct Driver {
     closing: bool,
     /// The filter was told to carry writes.
     carrying: bool,
+    /// The filter is no longer this job's.
+    ending: bool,
     // Kept from round to round so that nothing is allocated in the steady state.
     completed: Vec<(u16, IoResult)>,
     finished: Vec<Finished>,
@@ -87,8 +91,10 @@ enum GuestState {
     NotHere,
     /// The engine has it, and the source has not.
     Submitted,
-    /// The source has it.
+    /// The source has it, or will get it when it has room.
     AtSource,
+    /// The source is done with it.
+    Done(IoResult),
 }
 
 impl Driver {
@@ -99,11 +105,13 @@ impl Driver {
             buffers: Some(buffers),
             now: Nanos(0),
             parts: Vec::new(),
+            offering: None,
             again: [VecDeque::new(), VecDeque::new()],
             guests: Vec::new(),
             detect_zeroes: engine.settings().options.detect_zeroes && target.supports(Kind::Zero),
             closing: false,
             carrying: false,
+            ending: false,
             completed: Vec::new(),
             finished: Vec::new(),
             extents: Vec::new(),
@@ -166,6 +174,10 @@ impl Driver {
         }
         while engine.has_guest_room() {
             let Some(index) = shared.inbox.pop() else { break };
+            if self.ending {
+                // It was on its way when the job let go of the filter: another job may be there, and must hear of it.
+                shared.filter.disown_carried(index);
+            }
             let guest = shared.filter.carried(index);
             let kind = match guest.kind {
                 Kind::Zero => GuestKind::Zero,
@@ -262,6 +274,7 @@ impl Driver {
             Order::Release => {
                 self.closing = false;
                 self.carrying = false;
+                self.ending = true;
                 self.disown_guests(shared);
                 shared.release_filter();
             }
@@ -276,8 +289,10 @@ impl Driver {
     /// request if that still reads it.
     fn finish_guest(&mut self, shared: &Shared, guest: GuestId, result: IoResult) {
         let index = guest.0 as u16;
-        let reader = self.parts.iter_mut().flatten().find(|part| part.submit.data.is_of(guest));
-        if let Some(part) = reader
+        let mut out = self.parts.iter_mut().flatten();
+        // Only a job that ends tells guests before their target is done.
+        if self.ending
+            && let Some(part) = out.find(|part| part.submit.data.is_of(guest))
             && part.copy.is_none()
             && let Data::Guest(_, skip) = part.submit.data
         {
@@ -289,7 +304,7 @@ impl Driver {
 
     /// From now on the guests' writes that are here count as any other of the filter's: another job may come and must
     /// know of them.
-    fn disown_guests(&self, shared: &Shared) {
+    pub(super) fn disown_guests(&self, shared: &Shared) {
         for (index, state) in self.guests.iter().enumerate() {
             if *state != GuestState::NotHere {
                 shared.filter.disown_carried(index as u16);
@@ -376,7 +391,10 @@ impl Driver {
             let state = &shared.requests.make(slot).state;
             let generation = state.open();
             let token = Token::new(link.client, slot, link.base.wrapping_add(generation));
-            let result = match device.submit(token, &request) {
+            self.offering = Some(slot);
+            let answer = device.submit(token, &request);
+            self.offering = None;
+            let result = match answer {
                 Answer::Pending => return true,
                 // If somebody has completed it meanwhile, that counts.
                 Answer::Done(_) | Answer::Again if !state.claim(generation) => return true,
@@ -419,7 +437,10 @@ impl Driver {
 
     fn finish_part(&mut self, shared: &Shared, slot: u16, result: IoResult) {
         let Some(mut part) = self.parts[usize::from(slot)].take() else { return };
-        let Submit { op, side, kind, range, .. } = part.submit;
+        let Submit { op, side, kind, range, ref data, .. } = part.submit;
+        if let (Data::Guest(guest, _), Side::Source) = (data, side) {
+            *self.guest_state(guest.0 as u16) = GuestState::Done(result);
+        }
         let copied = kind == Kind::Read && result.is_ok() && self.detect_zeroes;
         let zeroes = copied
             && self.buffers.as_ref().is_some_and(|buffers| buffers.is_zero(&part.segments, range.len()));
@@ -436,11 +457,41 @@ impl Driver {
         self.finished.clear();
         self.requests.clear();
         self.orders.clear();
-        for index in 0..self.guests.len() {
-            if self.guests[index] == GuestState::Submitted {
-                self.guests[index] = GuestState::NotHere;
-                shared.filter.forward_carried(index as u16);
+        self.guests_done.clear();
+        if let Some(slot) = self.offering.take()
+            && shared.requests.make(slot).state.claim_any()
+        {
+            self.give_up_part(shared, slot, Err(Errno::EIO));
+        }
+        for slot in std::mem::take(&mut self.again).into_iter().flatten() {
+            // It never got there: the guest's request begins anew.
+            if let Some(part) = self.parts[usize::from(slot)].take()
+                && let (Data::Guest(guest, _), Side::Source) = (part.submit.data, part.submit.side)
+            {
+                *self.guest_state(guest.0 as u16) = GuestState::Submitted;
             }
+        }
+        for index in 0..self.guests.len() {
+            match std::mem::replace(&mut self.guests[index], GuestState::NotHere) {
+                GuestState::NotHere => {}
+                GuestState::Submitted => shared.filter.forward_carried(index as u16),
+                GuestState::AtSource => self.guests[index] = GuestState::AtSource,
+                GuestState::Done(result) => shared.filter.finish_carried(index as u16, result),
+            }
+        }
+    }
+
+    /// A request that was out when the engine was given up has come back: a guest's is told.
+    fn give_up_part(&mut self, shared: &Shared, slot: u16, result: IoResult) {
+        let Some(part) = self.parts.get_mut(usize::from(slot)).and_then(Option::take) else { return };
+        let (Data::Guest(guest, _), Side::Source) = (&part.submit.data, part.submit.side) else { return };
+        *self.guest_state(guest.0 as u16) = GuestState::NotHere;
+        let done = part.done + part.step_length(&shared.links[Side::Source as usize]);
+        if result.is_ok() && done < part.submit.range.len() {
+            // A step of several: all of it again, by the filter.
+            shared.filter.forward_carried(guest.0 as u16);
+        } else {
+            shared.filter.finish_carried(guest.0 as u16, result);
         }
     }
 
@@ -449,11 +500,7 @@ impl Driver {
         let mut completed = std::mem::take(&mut self.completed);
         shared.requests.take_completed(&mut completed);
         for (slot, result) in completed.drain(..) {
-            let Some(part) = self.parts.get_mut(usize::from(slot)).and_then(Option::take) else { continue };
-            if let (Data::Guest(guest, _), Side::Source) = (&part.submit.data, part.submit.side) {
-                *self.guest_state(guest.0 as u16) = GuestState::NotHere;
-                shared.filter.finish_carried(guest.0 as u16, result);
-            }
+            self.give_up_part(shared, slot, result);
         }
         self.completed = completed;
     }
@@ -485,6 +532,9 @@ impl Part {
             zeroes(length, iov);
             return Step { kind: Kind::Write, range: step };
         }
+        if matches!(kind, Kind::Zero | Kind::Discard) {
+            return Step { kind, range: step };
+        }
         let max = device.limits().max_iov as usize;
         let held = match &self.submit.data {
             Data::None => return Step { kind, range: if length == 0 { range } else { step } },
@@ -499,7 +549,7 @@ impl Part {
 
     /// Whether a guest's buffers can't be sent to this device as they are. Uses `iov` and leaves it empty.
     fn needs_copy(&self, device: &Device, shared: &Shared, iov: &mut Vec<IoVec>) -> bool {
-        if !matches!(self.submit.data, Data::Guest(..)) {
+        if !matches!(self.submit.data, Data::Guest(..)) || self.submit.kind != Kind::Write {
             return false;
         }
         self.guest_buffers(shared, 0, self.submit.range.len(), usize::MAX, iov);

@@ -478,6 +478,7 @@ impl Shared {
         log::error!("blkmirror: internal failure, the job is given up: {text}");
         self.poisoned.store(true, Ordering::SeqCst);
         self.engine().poison(&format!("internal failure: {text}"));
+        driver.disown_guests(self);
         self.release_filter();
         self.concluded.store(true, Ordering::SeqCst);
         driver.give_up(self);

@@ -38,6 +38,8 @@ pub struct Faults {
     pub full: bool,
     /// Nothing is completed.
     pub hold: bool,
+    /// The next request panics, as a defect in a device would.
+    pub panics: bool,
 }
 
 /// A request that was accepted.
@@ -353,6 +355,11 @@ impl Backend for Simulated {
         }
         state.submitted += 1;
         let faults = state.faults;
+        if faults.panics {
+            state.faults.panics = false;
+            drop(state);
+            panic!("a defect in a simulated disk");
+        }
         let fails = state.random.one_in(faults.error_one_in);
         state.failed += u64::from(fails);
         let errno = if faults.full && request.kind.changes_data() { Errno::ENOSPC } else { Errno::EIO };

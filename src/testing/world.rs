@@ -309,7 +309,14 @@ impl World {
                 error_one_in: self.random.pick(&[0, 0, 0, 40, 200]),
                 full: self.random.one_in(3),
                 hold: self.random.one_in(6),
+                panics: false,
             });
+        }
+        if let Some(running) = &self.running
+            && self.random.one_in(20)
+            && !running.job.query().status.is_over()
+        {
+            self.disks[running.target].set_faults(Faults { panics: true, ..Faults::default() });
         }
     }
 
@@ -364,6 +371,7 @@ impl World {
             prepare: Some(Box::new(move |_| {
                 // After the pivot the target is the guests', who may overlap as they like.
                 pivots_to.set_exclusive(0);
+                pivots_to.set_faults(Faults::default());
                 if refuses { Err(Errno::EACCES) } else { Ok(()) }
             })),
             ..JobOptions::default()

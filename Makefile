@@ -1,0 +1,46 @@
+# What a person needs: `make demo` shows it, `make test` checks it.
+CARGO ?= cargo
+PYTHON ?= python3
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: all demo test test-rust test-python test-root bench header lint docs wasm clean
+
+all:
+	$(CARGO) build --release --locked --workspace
+
+# A disk image is mirrored while it is written to, switched over, and checked.
+demo:
+	$(CARGO) run --release --locked --quiet -p blkmirror-cli -- demo
+
+test: test-rust test-python
+
+test-rust:
+	$(CARGO) test --locked --workspace --features blkmirror/testing
+
+test-python:
+	$(CARGO) build --locked
+	BLKMIRROR_LIBRARY=$(abspath $(TARGET))/debug/$(if $(filter Darwin,$(shell uname)),libblkmirror.dylib,libblkmirror.so) \
+		$(PYTHON) -m unittest discover -s bindings/python/tests
+
+# Those that mount file systems and make loop devices.
+test-root:
+	$(CARGO) test --locked --workspace --features blkmirror/testing -- --ignored
+
+bench:
+	$(CARGO) bench --locked
+
+header:
+	$(CARGO) run --locked --quiet -p capi-tests --bin gen-header
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --features blkmirror/testing -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+
+wasm:
+	scripts/wasm
+
+clean:
+	$(CARGO) clean
