@@ -7,6 +7,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Command;
 use support::{MIB, Scratch, blkmirror, complaint, ends_with, mirror};
 
 #[test]
@@ -76,6 +77,26 @@ fn a_target_that_cannot_be_written_is_refused() {
         let message = complaint(&ends_with(mirror(&source, &target, &[]), 1));
         assert!(message.contains("permission denied; make it writable"), "{message}");
     }
+}
+
+#[test]
+#[ignore = "sets up a loop device: needs root"]
+fn a_write_protected_disk_is_refused() {
+    let scratch = Scratch::new();
+    let (source, image) = (scratch.file("src", MIB, &[(0, MIB)]), scratch.file("image", MIB, &[]));
+    let set_up =
+        Command::new("losetup").args(["--find", "--show", "--read-only"]).arg(&image).output().unwrap();
+    assert!(set_up.status.success(), "{set_up:?}");
+    let disk = String::from_utf8(set_up.stdout).unwrap();
+    let disk = Path::new(disk.trim_end());
+    let refused = mirror(&source, disk, &[]).output();
+    let copied = mirror(disk, &image, &["--verify"]).output();
+    assert!(Command::new("losetup").arg("--detach").arg(disk).status().unwrap().success());
+    let refused = refused.unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(complaint(&refused).ends_with("the disk is write-protected; open it read-only"), "{refused:?}");
+    let copied = copied.unwrap();
+    assert!(copied.status.success(), "as a source it is as good as any: {copied:?}");
 }
 
 #[test]

@@ -239,6 +239,24 @@ pub(super) fn logical_block(file: &File) -> Option<u32> {
     }
 }
 
+/// Whether a block device refuses every change. The kernel lets it be opened for writing all the same.
+pub(super) fn is_write_protected(file: &File) -> bool {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // `_IO(0x12, 94)`, beside `_IO(0x12, 104)`, as for `BLKDISCARD`.
+        const BLKROGET: libc::Ioctl = libc::BLKSSZGET - 10;
+        let mut protected: libc::c_int = 0;
+        // SAFETY: `BLKROGET` writes an `int` behind the pointer, which is live.
+        let answer = unsafe { libc::ioctl(file.as_raw_fd(), BLKROGET, &raw mut protected) };
+        answer == 0 && protected != 0
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    {
+        let _ = file;
+        false
+    }
+}
+
 /// Whether the errno says that this file can't do the thing at all, as opposed to a failure or to a request
 /// that it doesn't suit.
 pub(super) fn is_unsupported(errno: Errno) -> bool {

@@ -91,6 +91,12 @@ fn examine(path: &Path, options: &OpenOptions, file: File) -> Result<Opened> {
     let metadata = file.metadata().map_err(failed)?;
     check_type(path, metadata.file_type())?;
     let kind = kind_of(&file, &metadata);
+    if !options.read_only && kind != FileKind::Regular && io::is_write_protected(&file) {
+        return Err(Error::new(
+            Errno::EROFS,
+            format!("{}: the disk is write-protected; open it read-only", path.display()),
+        ));
+    }
     if let Some(length) = options.create
         && kind == FileKind::Regular
         && metadata.len() == 0
