@@ -181,7 +181,8 @@ fn guests_lose_nothing_while_jobs_come_and_go() {
                 })),
                 ..JobOptions::default()
             };
-            let job = Job::new(&filter, &Threaded::device(), job_options).expect("the filter is free");
+            let job = Job::new(&filter, &Threaded::device(), job_options)
+                .expect("the filter is free: the last job is");
             job.start().expect("starts");
             if round % 5 == 0 {
                 // Freed in the middle of its work.

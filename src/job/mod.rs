@@ -34,6 +34,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// How often the thread that frees a job gives way to the one that drives it.
+const MAX_YIELDS: u32 = 1000;
+
 /// What the prepare hook is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrepareInfo {
@@ -330,9 +333,15 @@ impl Drop for Job {
         // The name is free at once, whatever is still out.
         drop(lock(&shared.name).take());
         shared.tell();
-        // Where the filter was left before, the driver didn't know yet that nobody wants to hear of the rest.
-        if shared.released.load(Ordering::SeqCst) {
-            shared.unclaim_filter();
+        // Another thread may be driving at this moment; it leaves the filter as soon as it comes round. That is waited
+        // for, so that another job can be made at once, but not for long: it may be in a callback of the host's.
+        for _ in 0..MAX_YIELDS {
+            if shared.released.load(Ordering::SeqCst) {
+                // The driver may not have known yet that nobody wants to hear of the rest.
+                shared.unclaim_filter();
+                break;
+            }
+            std::thread::yield_now();
         }
     }
 }
