@@ -1,8 +1,4 @@
 //! The guest: threads that write to the disk all the time and remember what they were told is done.
-//!
-//! Until the copy is ready all of them take a breath now and then, as guests do. Without one there might never be an
-//! instant in which nothing is left to be copied, and a job in background mode isn't ready before there is. After that,
-//! and while the disk is switched, they write without a break: the job closes the filter's gate on what is left.
 
 use super::image::{Image, STRIPE};
 use super::stamp::{BLOCK, Stamp, next};
@@ -21,9 +17,6 @@ const REST: u32 = 3;
 /// and within these bounds.
 const SHORTEST_REST: Duration = Duration::from_millis(2);
 const LONGEST_REST: Duration = Duration::from_millis(20);
-/// A breath at the end of each period. It is longer than the time between two passes over what is dirty.
-const PERIOD: Duration = Duration::from_millis(500);
-const BREATH: Duration = Duration::from_millis(150);
 
 /// Where the demo is, as far as the guest's account is concerned. The guest itself doesn't care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +43,6 @@ struct Shared {
     writers: u32,
     phase: AtomicUsize,
     stop: AtomicBool,
-    start: Instant,
 }
 
 /// What a guest has done.
@@ -105,7 +97,6 @@ impl Guest {
             writers,
             phase: AtomicUsize::new(Phase::Copying as usize),
             stop: AtomicBool::new(false),
-            start: Instant::now(),
         });
         let mut guest = Self { shared, threads: Vec::new() };
         for writer in 1..=writers {
@@ -175,7 +166,6 @@ fn write(shared: &Shared, writer: u32) -> Result<Account, String> {
         account.acknowledged.extend((first..first + count).map(|block| (block, stamp(block))));
         account.note(began, shared.phase(), latency);
         thread::sleep((latency * REST).clamp(SHORTEST_REST, LONGEST_REST));
-        shared.take_a_breath();
     }
     Ok(account)
 }
@@ -183,13 +173,6 @@ fn write(shared: &Shared, writer: u32) -> Result<Account, String> {
 impl Shared {
     fn phase(&self) -> Phase {
         Phase::ALL[self.phase.load(Ordering::SeqCst)]
-    }
-
-    fn take_a_breath(&self) {
-        let into = self.start.elapsed().as_nanos() % PERIOD.as_nanos();
-        if self.phase() == Phase::Copying && into >= (PERIOD - BREATH).as_nanos() {
-            thread::sleep(PERIOD - Duration::from_nanos(into as u64));
-        }
     }
 
     /// Where the next write goes: the first block, and how many.
@@ -215,14 +198,8 @@ mod tests {
         for (size, writers) in [(512 << 10, 1), (512 << 10, 8), (550 << 10, 3), (4 << 20, 64)] {
             let image = Image::new(Size(size), writers, 9).expect("large enough");
             let filter = Filter::new(&Device::memory(image.length()).expect("memory")).expect("filter");
-            let shared = Shared {
-                filter,
-                image,
-                writers,
-                phase: AtomicUsize::new(0),
-                stop: AtomicBool::new(false),
-                start: Instant::now(),
-            };
+            let shared =
+                Shared { filter, image, writers, phase: AtomicUsize::new(0), stop: AtomicBool::new(false) };
             let mut owners = HashMap::new();
             for writer in 1..=writers {
                 let mut random = u64::from(writer);
