@@ -24,7 +24,7 @@ test-python:
 
 # Those that mount file systems and make loop devices.
 test-root:
-	$(CARGO) test --locked --workspace --features blkmirror/testing -- --ignored
+	$(CARGO) test --locked --workspace --features blkmirror/testing -- --ignored --nocapture
 
 bench:
 	$(CARGO) bench --locked
