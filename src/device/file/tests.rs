@@ -582,6 +582,8 @@ fn a_block_device_is_a_device() {
     let loop_device = run("losetup", &[OsStr::new("--find"), OsStr::new("--show"), image.as_os_str()]);
     let _undo = Undo("losetup", loop_device.clone().into());
     let path = Path::new(&loop_device);
+    // A loop device stays write-protected if whoever had it before left it so.
+    run("blockdev", &[OsStr::new("--setrw"), OsStr::new(&loop_device)]);
     // Some sandboxes let root make a loop device and then forbid to change it.
     let forbidden = std::fs::OpenOptions::new().write(true).open(path).and_then(|file| {
         file.write_all_at(&pattern(512, 0), 0)?;
