@@ -167,6 +167,11 @@ impl Job {
         let driver = Driver::new(&engine, &source, target)?;
         let core = Arc::clone(filter.core());
         core.claim_for_job(options.copy_mode == CopyMode::WriteBlocking)?;
+        // Before the claim another job may have switched the filter: this one would copy from the wrong device.
+        if !filter.device().is_same_storage(&source) {
+            core.release_from_job();
+            return Err(Error::new(Errno::EBUSY, "the filter was switched meanwhile: try again"));
+        }
         let shared = Shared::seat(&source, target, |links| Shared {
             tracking: Arc::clone(engine.tracking()),
             engine: Mutex::new(engine),
