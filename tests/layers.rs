@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Of the devices the engine knows kinds, flags, extents and limits: data, no behaviour.
     ("engine", &["error", "range", "clock", "bitmap", "device"]),
     ("filter", &["error", "range", "sync", "bitmap", "device"]),
-    ("job", &["error", "range", "clock", "bitmap", "device", "engine", "filter"]),
+    ("job", &["error", "range", "clock", "sync", "bitmap", "device", "engine", "filter"]),
     ("capi", &["error", "range", "clock", "device", "engine", "filter", "job", "testing"]),
     ("testing", &["error", "range", "clock", "device", "engine", "filter", "job"]),
 ];

@@ -80,10 +80,15 @@ impl SlotState {
         self.0.load(Ordering::Acquire) == generation << 1 | OPEN
     }
 
+    /// The use that is open.
+    pub(crate) fn open_generation(&self) -> Option<u64> {
+        let state = self.0.load(Ordering::Acquire);
+        (state & OPEN != 0).then_some(state >> 1)
+    }
+
     /// Claims whichever use is open.
     pub(crate) fn claim_any(&self) -> bool {
-        let state = self.0.load(Ordering::Acquire);
-        state & OPEN != 0 && self.claim(state >> 1)
+        self.open_generation().is_some_and(|generation| self.claim(generation))
     }
 
     /// The generation of this use, or of the next if the slot is closed.

@@ -78,12 +78,31 @@ pub(super) struct Slot {
     /// The hand-over between whoever submits a step and whoever completes it; see `steps`.
     pub(super) step: AtomicU8,
     pub(super) step_result: AtomicI32,
+    /// The seat that the last request went through.
+    seat: AtomicU32,
     next_free: AtomicU32,
     guest: UnsafeCell<Guest>,
 }
 
 // SAFETY: `guest` is reached only through `Slots::owned`, whose callers own the slot by the protocol above.
 unsafe impl Sync for Slot {}
+
+impl Slot {
+    /// Opens the slot, by its owner, for a request through this seat; the generation is for the token.
+    pub(super) fn open_for(&self, seat: u32) -> u64 {
+        self.seat.store(seat, Ordering::Relaxed);
+        self.state.open()
+    }
+
+    /// Claims the open request if it went through this seat. The slot may be used for another one at any time: then the
+    /// generation that was seen first is over, and the claim fails.
+    pub(super) fn claim_sent_to(&self, seat: u32) -> bool {
+        let open = self.state.open_generation();
+        open.is_some_and(|generation| {
+            self.seat.load(Ordering::Relaxed) == seat && self.state.claim(generation)
+        })
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -177,6 +196,7 @@ impl Slots {
                 ticket: SlotState::new(0),
                 step: AtomicU8::new(0),
                 step_result: AtomicI32::new(0),
+                seat: AtomicU32::new(0),
                 next_free: AtomicU32::new(0),
                 guest: UnsafeCell::new(Guest::default()),
             })

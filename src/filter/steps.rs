@@ -4,17 +4,17 @@
 //! another thread or by the host inside its own callback; `Slot::step` decides which of the two goes on with the next, so
 //! that however a device completes, the steps are a loop and never a recursion.
 //!
-//! A device that answers "again" has the request queued here, and everything that comes after it behind it, until a
-//! completion or the host says that there may be room (SPEC D-2).
+//! A device that answers "again" has the request queued (`held_back`), and everything that comes after it behind it, until
+//! a completion or the host says that there may be room (SPEC D-2).
 
+use super::bounce;
+use super::core::{Attached, Core};
+use super::held_back::{Offered, Place};
 use super::slots::Guest;
-use super::{Attached, Core, bounce, lock};
-use crate::device::{Answer, Device, IoVec, Kind, Request, is_aligned, most_zeroes, slice_into, zeroes};
+use crate::device::{Answer, IoVec, Kind, Request, is_aligned, most_zeroes, slice_into, zeroes};
 use crate::error::{Errno, IoResult, to_c};
 use crate::range::ByteRange;
-use std::collections::VecDeque;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 /// No step is under way.
 const IDLE: u8 = 0;
@@ -24,33 +24,6 @@ const SUBMITTING: u8 = 1;
 const EARLY: u8 = 2;
 /// `submit` has returned: who completes goes on.
 const WAITING: u8 = 3;
-
-/// Requests that the device had no room for, first come first served.
-#[derive(Debug, Default)]
-pub(super) struct HeldBack {
-    queue: Mutex<VecDeque<u16>>,
-    /// The device that was told that requests wait for room, for as long as any do. It may be another than the
-    /// filter's when the last of them ends, because that may have let the filter be switched.
-    starving: Mutex<Option<Device>>,
-    /// Those in the queue, and the one that is being offered.
-    count: AtomicUsize,
-    /// Reasons to offer that have not been acted on.
-    kicks: AtomicU32,
-}
-
-impl HeldBack {
-    pub(super) fn any(&self) -> bool {
-        self.count.load(Ordering::Acquire) > 0
-    }
-}
-
-/// What became of a request that was offered.
-enum Offered {
-    /// It is under way or done.
-    Taken,
-    /// The device has no room.
-    Again,
-}
 
 impl Core {
     /// Sends a request step by step, behind those that wait for room. The caller owns the slot.
@@ -66,61 +39,22 @@ impl Core {
 
     /// Queues a request that the device had no room for.
     pub(super) fn wait_for_room(&self, index: u16) {
-        lock(&self.held_back.queue).push_back(index);
-        self.count_held_back();
+        self.hold_back(index, Place::Last);
+    }
+
+    fn hold_back(&self, index: u16, place: Place) {
+        self.held_back.hold(index, place, || {
+            let device = self.device()?;
+            device.core().set_starved(true);
+            Some(device)
+        });
         // Room may have come before this request was seen to wait.
         self.retry_held_back();
     }
 
-    fn count_held_back(&self) {
-        let mut starving = lock(&self.held_back.starving);
-        if self.held_back.count.fetch_add(1, Ordering::SeqCst) == 0 {
-            *starving = self.device();
-            if let Some(device) = &*starving {
-                device.core().set_starved(true);
-            }
-        }
-    }
-
-    fn uncount_held_back(&self) {
-        let device = {
-            let mut starving = lock(&self.held_back.starving);
-            if self.held_back.count.fetch_sub(1, Ordering::SeqCst) == 1 { starving.take() } else { None }
-        };
-        // Outside the lock: this may be the last that is left of the device.
-        if let Some(device) = device {
-            device.core().set_starved(false);
-        }
-    }
-
-    /// Offers what was held back, in order, until the device has no room. Whoever comes while another thread does
-    /// this leaves it a note and goes: nothing recurses and no reason to offer is lost.
+    /// Offers what was held back, until the device has no room.
     pub(super) fn retry_held_back(&self) {
-        if !self.held_back.any() || self.held_back.kicks.fetch_add(1, Ordering::SeqCst) > 0 {
-            return;
-        }
-        let mut seen = 1;
-        loop {
-            self.offer_in_order();
-            let left = self.held_back.kicks.fetch_sub(seen, Ordering::SeqCst) - seen;
-            if left == 0 {
-                return;
-            }
-            seen = left;
-        }
-    }
-
-    fn offer_in_order(&self) {
-        loop {
-            let Some(index) = lock(&self.held_back.queue).pop_front() else { return };
-            match self.run_steps(index) {
-                Offered::Taken => self.uncount_held_back(),
-                Offered::Again => {
-                    lock(&self.held_back.queue).push_front(index);
-                    return;
-                }
-            }
-        }
+        self.held_back.offer_all(|index| self.run_steps(index), |device| device.core().set_starved(false));
     }
 
     /// Submits step after step for as long as they finish at once.
@@ -142,7 +76,7 @@ impl Core {
             };
             let request = Request { kind, range, flags: guest.flags, iov: &iov };
             slot.step.store(SUBMITTING, Ordering::Release);
-            let generation = slot.state.open();
+            let generation = slot.open_for(attached.number);
             let answer = attached.device.submit(attached.token(index, generation), &request);
             drop(current);
             let claimed = !matches!(answer, Answer::Pending) && slot.state.claim(generation);
@@ -183,13 +117,10 @@ impl Core {
         }
         slot.step.store(IDLE, Ordering::Release);
         let finished = self.after_step(index, result);
-        if finished.is_none() {
-            // Not the first any more: it is in the middle of its way and goes before those that wait.
-            if let Offered::Again = self.run_steps(index) {
-                lock(&self.held_back.queue).push_front(index);
-                self.count_held_back();
-                self.retry_held_back();
-            }
+        if finished.is_none()
+            && let Offered::Again = self.run_steps(index)
+        {
+            self.hold_back(index, Place::First);
         }
         finished
     }

@@ -23,7 +23,7 @@ use crate::clock::Nanos;
 use crate::device::{Device, Kind, Limits, Wake};
 use crate::engine::{BackingMode, CopyMode, Engine, Event, Info, Options, Side, SideInfo, Sync};
 use crate::error::{Errno, Error, IoResult, Result};
-use crate::filter::{Carrier, Core as FilterCore, Filter, Hooks};
+use crate::filter::{Carrier, Claim, Core as FilterCore, Filter, Hooks};
 use crossbeam::queue::SegQueue;
 use driver::{Driver, Outlook};
 use registry::Name;
@@ -135,8 +135,8 @@ struct Shared {
     hooked: AtomicBool,
     /// The filter is plain again.
     released: AtomicBool,
-    /// The filter has no room for another job because of this one.
-    claims_filter: AtomicBool,
+    /// The filters have no room for another job because of this one.
+    claims: Mutex<Option<Claims>>,
     /// The host has let go.
     orphan: AtomicBool,
     /// The filter is not to send writes here any more.
@@ -149,16 +149,49 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Takes what is there, to be dropped without the lock: its destructor may call the host.
+fn take<T>(mutex: &Mutex<Option<T>>) -> Option<T> {
+    lock(mutex).take()
+}
+
+/// The filters that no other job may have meanwhile: the one that is copied, and the one that is to be replaced.
+struct Claims {
+    _own: Claim,
+    _replaced: Option<Claim>,
+}
+
+impl Claims {
+    fn take(filter: &Filter, replaces: Option<&Filter>) -> Result<Self> {
+        let busy = |whose: &str| {
+            Error::new(Errno::EBUSY, format!("{whose} filter has a job already: free that first"))
+        };
+        if replaces.is_some_and(|other| Arc::ptr_eq(other.core(), filter.core())) {
+            return Err(Error::invalid("replaces: is the job's own filter; leave it out to switch that one"));
+        }
+        let own = Claim::take(filter.core()).ok_or_else(|| busy("the"))?;
+        let replaced = replaces
+            .map(|other| Claim::take(other.core()).ok_or_else(|| busy("replaces: that")))
+            .transpose()?;
+        Ok(Self { _own: own, _replaced: replaced })
+    }
+}
+
 impl Job {
     /// A job in state created, from the filter's device to `target`. From this moment every guest write is marked
     /// (SPEC I-1). Nothing is copied before [`Job::start`] and [`Job::poll`].
     ///
     /// `EINVAL`: an option that makes no sense, named in the message; the target is the source; the target is stricter
-    /// about alignment than the filter. `EROFS`: the target is read-only. `EBUSY`: the filter has a job. `EEXIST`: the
-    /// id is taken. `ENOMEM`: no memory for the buffers or the bitmap. `EOPNOTSUPP`: write-blocking mode on a filter with
-    /// begin/end users.
+    /// about alignment than a filter that is to be switched to it; the filter to be replaced is no other one, has
+    /// another length, or sits on the target. `EROFS`: the target is read-only. `EBUSY`: the filter, or the one to be
+    /// replaced, has a job. `EEXIST`: the id is taken. `ENOMEM`: no memory for the buffers or the bitmap. `EOPNOTSUPP`:
+    /// write-blocking mode on a filter with begin/end users.
     pub fn new(filter: &Filter, target: &Device, job_options: JobOptions) -> Result<Self> {
         let JobOptions { options, inline, replaces, wake, prepare } = job_options;
+        // First of all: only under the claim is it certain which device the filter is on.
+        let claims = Claims::take(filter, replaces.as_ref())?;
+        if options.copy_mode == CopyMode::WriteBlocking {
+            filter.core().check_may_carry()?;
+        }
         let source = filter.device();
         check_devices(filter, &source, target, replaces.as_ref())?;
         let settings = options.check(source.length(), source.limits(), target.limits())?;
@@ -166,12 +199,6 @@ impl Job {
         let engine = Engine::new(name.as_str().to_owned(), settings, side_info(&source), side_info(target))?;
         let driver = Driver::new(&engine, &source, target)?;
         let core = Arc::clone(filter.core());
-        core.claim_for_job(options.copy_mode == CopyMode::WriteBlocking)?;
-        // Before the claim another job may have switched the filter: this one would copy from the wrong device.
-        if !filter.device().is_same_storage(&source) {
-            core.release_from_job();
-            return Err(Error::new(Errno::EBUSY, "the filter was switched meanwhile: try again"));
-        }
         let shared = Shared::seat(&source, target, |links| Shared {
             tracking: Arc::clone(engine.tracking()),
             engine: Mutex::new(engine),
@@ -189,17 +216,13 @@ impl Job {
             inline: AtomicBool::new(inline),
             hooked: AtomicBool::new(true),
             released: AtomicBool::new(false),
-            claims_filter: AtomicBool::new(true),
+            claims: Mutex::new(Some(claims)),
             orphan: AtomicBool::new(false),
             concluded: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
             name: Mutex::new(Some(name)),
-        });
-        let shared = shared.inspect_err(|_| core.release_from_job())?;
-        core.hook(Hooks {
-            tracking: Arc::clone(&shared.tracking),
-            carrier: Arc::clone(&shared) as Arc<dyn Carrier>,
-        });
+        })?;
+        shared.hook();
         Ok(Self { shared })
     }
 
@@ -295,8 +318,8 @@ impl Job {
 
     /// Changes how guest writes reach the target. `EOPNOTSUPP` for write-blocking on a filter with begin/end users.
     pub fn change(&self, mode: CopyMode) -> Result<()> {
-        if mode == CopyMode::WriteBlocking && self.shared.filter.has_host_io() {
-            return self.shared.filter.claim_for_job(true);
+        if mode == CopyMode::WriteBlocking {
+            self.shared.filter.check_may_carry()?;
         }
         self.verb(|engine| engine.change(mode))
     }
@@ -332,18 +355,18 @@ impl Drop for Job {
         shared.orphan.store(true, Ordering::SeqCst);
         shared.inline.store(true, Ordering::SeqCst);
         shared.signal.forget_host();
-        drop(lock(&shared.prepare).take());
+        drop(take(&shared.prepare));
         // Refused where it is over, or being switched: then it ends by itself.
         let _ = shared.engine().cancel(true);
         // The name is free at once, whatever is still out.
-        drop(lock(&shared.name).take());
+        drop(take(&shared.name));
         shared.tell();
         // Another thread may be driving at this moment; it leaves the filter as soon as it comes round. That is waited
         // for, so that another job can be made at once, but not for long: it may be in a callback of the host's.
         for _ in 0..MAX_YIELDS {
             if shared.released.load(Ordering::SeqCst) {
                 // The driver may not have known yet that nobody wants to hear of the rest.
-                shared.unclaim_filter();
+                shared.unclaim();
                 break;
             }
             std::thread::yield_now();
@@ -369,21 +392,33 @@ fn check_devices(filter: &Filter, source: &Device, target: &Device, replaces: Op
     if target.limits().read_only {
         return Err(Error::new(Errno::EROFS, "target: is read-only; open it for writing"));
     }
+    check_alignment(filter, target)?;
+    let Some(other) = replaces else { return Ok(()) };
+    check_alignment(other, target)
+        .map_err(|error| Error::invalid(format!("replaces: {}", error.message())))?;
+    if other.length() != target.length() {
+        return Err(Error::invalid(format!(
+            "replaces: that filter has {} bytes, the target {}; they must be equal",
+            other.length(),
+            target.length()
+        )));
+    }
+    if other.device().is_same_storage(target) {
+        return Err(Error::invalid(
+            "replaces: that filter is on the target already, its guests would write into the copy",
+        ));
+    }
+    Ok(())
+}
+
+/// A filter can only be switched to a device that takes what its guests were promised.
+fn check_alignment(filter: &Filter, target: &Device) -> Result<()> {
     let wants = u64::from(target.limits().request_alignment);
     if wants > filter.alignment() {
         return Err(Error::invalid(format!(
             "target: takes requests in multiples of {wants} bytes, the filter's guests keep to {}; make the filter with \
              an alignment of {wants}",
             filter.alignment()
-        )));
-    }
-    if let Some(other) = replaces
-        && other.length() != target.length()
-    {
-        return Err(Error::invalid(format!(
-            "replaces: that filter has {} bytes, the target {}; they must be equal",
-            other.length(),
-            target.length()
         )));
     }
     Ok(())
@@ -497,8 +532,8 @@ impl Shared {
         self.concluded.store(true, Ordering::SeqCst);
         driver.give_up(self);
         self.turn_away_inbox();
-        self.unclaim_filter();
-        drop(lock(&self.handle).take());
+        self.unclaim();
+        self.leave_filters();
         self.signal.raise();
     }
 
@@ -535,6 +570,16 @@ impl Shared {
         hook(&info)
     }
 
+    /// From now on the filters tell this job of what they do: its own what is written, the one that is to be replaced
+    /// only that it has drained.
+    fn hook(self: &Arc<Self>) {
+        let hooks = |tracking| Hooks { tracking, carrier: Arc::clone(self) as Arc<dyn Carrier> };
+        self.filter.hook(hooks(Some(Arc::clone(&self.tracking))));
+        if let Some(other) = self.replaced() {
+            other.core().hook(hooks(None));
+        }
+    }
+
     /// Switches the filter, or the one that is replaced, to the target and lets its guests go on there.
     fn pivot(&self) -> Result<()> {
         let target = self.links[Side::Target as usize].device().ok_or(Errno::ENODEV)?;
@@ -546,43 +591,44 @@ impl Shared {
         Ok(())
     }
 
-    /// Leaves the filter plain; the first time, after which it may be another job's.
+    /// Leaves the filters plain; the first time, after which they may be another job's.
     fn release_filter(&self) {
         if self.hooked.swap(false, Ordering::SeqCst) {
             self.filter.unhook();
             if let Some(other) = self.replaced() {
-                other.core().open_gate();
+                other.core().unhook();
             }
             self.released.store(true, Ordering::SeqCst);
         }
         if self.released.load(Ordering::SeqCst) && self.orphan.load(Ordering::SeqCst) {
-            self.unclaim_filter();
+            self.unclaim();
         }
     }
 
     /// Another job may come.
-    fn unclaim_filter(&self) {
-        if self.claims_filter.swap(false, Ordering::SeqCst) {
-            self.filter.release_from_job();
-        }
+    fn unclaim(&self) {
+        drop(take(&self.claims));
     }
 
-    /// The engine is done: leaves filter and devices.
+    /// The engine is done: leaves filters and devices.
     fn conclude(&self) {
         self.release_filter();
         self.concluded.store(true, Ordering::SeqCst);
         self.turn_away_inbox();
-        self.unclaim_filter();
-        drop(lock(&self.handle).take());
-        drop(lock(&self.replaces).take());
+        self.unclaim();
+        self.leave_filters();
         self.leave_devices();
         self.signal.raise();
     }
 
+    fn leave_filters(&self) {
+        drop(take(&self.handle));
+        drop(take(&self.replaces));
+    }
+
     fn leave_devices(&self) {
         for link in &self.links {
-            let device = lock(&link.device).take();
-            if let Some(device) = device {
+            if let Some(device) = take(&link.device) {
                 device.core().unseat(link.client);
             }
         }

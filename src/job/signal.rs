@@ -1,34 +1,81 @@
 //! How a sleeping host learns that its job is worth polling: a descriptor to wait for, and a hook.
 
 use crate::error::{Errno, Error, Result};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// The host's `wake` hook.
 pub(super) type WakeHook = Arc<dyn Fn() + Send + Sync>;
 
-#[derive(Default)]
 pub(super) struct Signal {
-    /// There is news since the last poll began; whoever raises it tells the host.
+    /// There is news since the last poll began; whoever raises it tells the host. Changed under the descriptor's lock,
+    /// so that the two always say the same.
     raised: AtomicBool,
+    descriptor: Mutex<Descriptor>,
     hook: Mutex<Option<WakeHook>>,
+}
+
+/// The descriptor, once somebody has asked for it. Readable exactly while the flag is up.
+#[derive(Default)]
+struct Descriptor {
     #[cfg(target_os = "linux")]
-    event: once_cell::sync::OnceCell<event_fd::EventFd>,
+    event: Option<EventFd>,
+}
+
+impl Descriptor {
+    /// Whether the flag was down.
+    fn raise(&self, raised: &AtomicBool) -> bool {
+        let first = !raised.swap(true, Ordering::SeqCst);
+        #[cfg(target_os = "linux")]
+        if let Some(event) = self.event.as_ref().filter(|_| first) {
+            event.set();
+        }
+        first
+    }
+
+    fn lower(&self, raised: &AtomicBool) {
+        #[cfg(target_os = "linux")]
+        if let Some(event) = self.event.as_ref().filter(|_| raised.load(Ordering::SeqCst)) {
+            event.clear();
+        }
+        raised.store(false, Ordering::SeqCst);
+    }
+
+    #[cfg(target_os = "linux")]
+    fn number(&mut self, raised: &AtomicBool) -> Result<i32> {
+        let event = match self.event.take() {
+            Some(event) => event,
+            None => {
+                let event = EventFd::new()?;
+                if raised.load(Ordering::SeqCst) {
+                    event.set();
+                }
+                event
+            }
+        };
+        let number = event.number();
+        self.event = Some(event);
+        Ok(number)
+    }
 }
 
 impl Signal {
     pub(super) fn new(hook: Option<WakeHook>) -> Self {
-        Self { hook: Mutex::new(hook), ..Self::default() }
+        Self {
+            raised: AtomicBool::new(false),
+            descriptor: Mutex::new(Descriptor::default()),
+            hook: Mutex::new(hook),
+        }
     }
 
     /// There is news. Tells the host unless it was told since its last poll.
+    ///
+    /// Without a lock where the flag is up already: whoever lowers it looks at the news afterwards, and what this caller
+    /// has left there is visible to whoever overtakes the flag that it saw.
     pub(super) fn raise(&self) {
-        if self.raised.swap(true, Ordering::SeqCst) {
+        if self.raised.load(Ordering::SeqCst) || !self.descriptor().raise(&self.raised) {
             return;
-        }
-        #[cfg(target_os = "linux")]
-        if let Some(event) = self.event.get() {
-            event.set();
         }
         let hook = self.hook().clone();
         if let Some(hook) = hook {
@@ -39,11 +86,7 @@ impl Signal {
     /// A poll begins: what comes from now on is news.
     pub(super) fn lower(&self) {
         if self.raised.load(Ordering::SeqCst) {
-            #[cfg(target_os = "linux")]
-            if let Some(event) = self.event.get() {
-                event.clear();
-            }
-            self.raised.store(false, Ordering::SeqCst);
+            self.descriptor().lower(&self.raised);
         }
     }
 
@@ -56,11 +99,7 @@ impl Signal {
     /// A descriptor that is readable while there is news.
     #[cfg(target_os = "linux")]
     pub(super) fn fd(&self) -> Result<i32> {
-        let event = self.event.get_or_try_init(event_fd::EventFd::new)?;
-        if self.raised.load(Ordering::SeqCst) {
-            event.set();
-        }
-        Ok(event.number())
+        self.descriptor().number(&self.raised)
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -68,10 +107,19 @@ impl Signal {
         Err(Error::new(Errno::EOPNOTSUPP, "there is no eventfd on this system: use the wake hook"))
     }
 
+    fn descriptor(&self) -> MutexGuard<'_, Descriptor> {
+        self.descriptor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn hook(&self) -> MutexGuard<'_, Option<WakeHook>> {
         self.hook.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(all(target_os = "linux", not(loom)))]
+use event_fd::EventFd;
+#[cfg(all(target_os = "linux", loom))]
+use model::EventFd;
 
 #[cfg(target_os = "linux")]
 mod event_fd {
@@ -111,5 +159,80 @@ mod event_fd {
             // Nothing to read is as good as cleared.
             let _ = (&self.0).read(&mut [0; 8]);
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux", not(loom)))]
+mod tests {
+    use super::*;
+
+    fn is_readable(fd: i32) -> bool {
+        let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        // SAFETY: one structure, which is written to.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+
+    #[test]
+    fn the_descriptor_is_readable_exactly_while_there_is_news() {
+        let signal = Signal::new(None);
+        signal.raise();
+        let fd = signal.fd().expect("a descriptor");
+        assert!(is_readable(fd), "there was news before anybody asked for it");
+        assert_eq!(signal.fd().expect("the same"), fd);
+        signal.lower();
+        assert!(!is_readable(fd));
+        signal.raise();
+        signal.raise();
+        assert!(is_readable(fd));
+        signal.lower();
+        assert!(!is_readable(fd), "a host that waits for it would spin");
+    }
+}
+
+#[cfg(all(target_os = "linux", loom))]
+mod model {
+    use super::*;
+
+    /// Stands in for the descriptor: readable or not.
+    pub(super) struct EventFd(AtomicBool);
+
+    impl EventFd {
+        pub(super) fn new() -> Result<Self> {
+            Ok(Self(AtomicBool::new(false)))
+        }
+
+        pub(super) fn number(&self) -> i32 {
+            i32::from(self.0.load(Ordering::SeqCst))
+        }
+
+        pub(super) fn set(&self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+
+        pub(super) fn clear(&self) {
+            self.0.store(false, Ordering::SeqCst);
+        }
+    }
+
+    #[cfg(test)]
+    #[test]
+    fn descriptor_and_flag_say_the_same_whoever_changes_them_at_once() {
+        loom::model(|| {
+            let signal = loom::sync::Arc::new(Signal::new(None));
+            signal.fd().unwrap();
+            let host = {
+                let signal = signal.clone();
+                loom::thread::spawn(move || signal.lower())
+            };
+            let news = {
+                let signal = signal.clone();
+                loom::thread::spawn(move || signal.raise())
+            };
+            signal.raise();
+            host.join().unwrap();
+            news.join().unwrap();
+            let readable = signal.fd().unwrap() == 1;
+            assert_eq!(readable, signal.raised.load(Ordering::SeqCst));
+        });
     }
 }

@@ -1,0 +1,116 @@
+//! What a job does with a filter that it has claimed. One job at a time, from its driver.
+
+use super::carried::Carrier;
+use super::core::Core;
+use super::waiting::host_io_while_carrying;
+use crate::bitmap::Tracking;
+use crate::device::Device;
+use crate::error::{Errno, Error, Result};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A job's hold on a filter: until it is dropped no other job marks, closes or switches it.
+///
+/// Everything that a job is to know of a filter is read under its claim. What was read before may be out of date:
+/// another job may have switched the filter meanwhile.
+pub(crate) struct Claim {
+    core: Arc<Core>,
+}
+
+impl Claim {
+    /// `None` if another job has the filter.
+    pub(crate) fn take(core: &Arc<Core>) -> Option<Self> {
+        let free = !core.has_job.swap(true, Ordering::SeqCst);
+        free.then(|| Self { core: Arc::clone(core) })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.core.has_job.store(false, Ordering::SeqCst);
+    }
+}
+
+/// What a job hangs into a filter.
+pub(crate) struct Hooks {
+    /// Where guest writes are marked; `None` where the job only waits for the filter to drain.
+    pub(crate) tracking: Option<Arc<Tracking>>,
+    pub(crate) carrier: Arc<dyn Carrier>,
+}
+
+impl Core {
+    /// `EOPNOTSUPP` if the host does requests by itself: their data could not be carried.
+    pub(crate) fn check_may_carry(&self) -> Result<()> {
+        if self.has_host_io.load(Ordering::SeqCst) { Err(host_io_while_carrying()) } else { Ok(()) }
+    }
+
+    /// From now on the job is told of what happens here.
+    pub(crate) fn hook(&self, hooks: Hooks) {
+        self.hooks.store(Some(Arc::new(hooks)));
+    }
+
+    /// Nothing is marked or carried any more; waiting requests go on.
+    pub(crate) fn unhook(&self) {
+        self.hooks.store(None);
+        self.gate.set_carry(false);
+        self.open_gate();
+    }
+
+    pub(crate) fn set_carry(&self, carry: bool) {
+        self.gate.set_carry(carry);
+    }
+
+    pub(crate) fn close_gate(&self) {
+        self.gate.close();
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        self.gate.is_closed() && self.gate.is_drained()
+    }
+
+    pub(crate) fn uncarried_writes_done(&self) -> bool {
+        self.gate.uncarried_writes_done()
+    }
+
+    /// Switches to another device. On an error nothing has changed: `EBUSY` unless the gate is closed and nothing
+    /// runs, or if the device has too many users.
+    pub(crate) fn pivot(&self, target: &Device) -> Result<()> {
+        if !self.is_drained() {
+            return Err(Error::new(Errno::EBUSY, "the filter can't be switched while requests are running"));
+        }
+        let Some(me) = self.me.upgrade() else { return Err(Errno::ENODEV.into()) };
+        let attached = me.attach_to(target)?;
+        self.current.store(Some(attached));
+        Ok(())
+    }
+
+    /// Offers again what the device had no room for.
+    pub(crate) fn kick(&self) {
+        self.retry_held_back();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::filter::Filter;
+
+    #[test]
+    fn a_filter_is_not_switched_while_requests_may_run() {
+        let (old, new) = (Device::memory(4096).expect("a device"), Device::memory(4096).expect("a device"));
+        let filter = Filter::new(&old).expect("a seat");
+        let core = filter.core();
+        assert_eq!(core.pivot(&new).expect_err("the gate is open").errno(), Errno::EBUSY);
+        let ticket = match filter.begin(crate::device::Kind::Write, crate::range::ByteRange::between(0, 512))
+        {
+            Ok(crate::filter::Begin::Go(ticket)) => ticket,
+            other => panic!("the gate is open, and begin says {other:?}"),
+        };
+        core.close_gate();
+        assert_eq!(core.pivot(&new).expect_err("a request runs").errno(), Errno::EBUSY);
+        assert!(filter.device().is_same_storage(&old));
+        filter.end(ticket, Ok(())).expect("it runs");
+        core.pivot(&new).expect("drained");
+        assert!(filter.device().is_same_storage(&new));
+    }
+}

@@ -1,0 +1,353 @@
+//! What the handles to a filter share, and the way of a request through it: checked, let in, sent, finished.
+
+use super::bounce::{self, Pool};
+use super::claim::Hooks;
+use super::gate::{Counted, Entry, Gate};
+use super::held_back::HeldBack;
+use super::slots::{Guest, Path, Slots};
+use super::{GuestIo, shard, too_many};
+use crate::device::{
+    Answer, Callback, Client, Device, Extent, Flags, Followup, Kind, Refused, Request, Token, Wake,
+    is_aligned, total,
+};
+use crate::error::{Errno, Error, IoResult, Result};
+use crate::range::{ByteRange, check_bounds};
+use arc_swap::ArcSwapOption;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+/// What the device's client is, in its table, for as long as the filter sits on the device.
+struct Seat {
+    core: Arc<Core>,
+    /// Where this seat's generations begin.
+    base: u64,
+    /// Tells it from the seats that the filter had before.
+    number: u32,
+}
+
+/// The device that the filter sits on.
+pub(super) struct Attached {
+    pub(super) device: Device,
+    client: u8,
+    base: u64,
+    /// The number of the seat.
+    pub(super) number: u32,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.device.core().unseat(self.client);
+    }
+}
+
+pub(crate) struct Core {
+    pub(super) me: Weak<Core>,
+    pub(super) gate: Gate,
+    pub(super) slots: Slots,
+    /// `None` once the filter is taken down.
+    pub(super) current: ArcSwapOption<Attached>,
+    /// Seats that the filter has had.
+    seats: AtomicU32,
+    pub(super) hooks: ArcSwapOption<Hooks>,
+    pub(super) length: AtomicU64,
+    pub(super) alignment: u64,
+    /// Requests that came while the gate was closed, in order.
+    pub(super) waiting: Mutex<VecDeque<u16>>,
+    pub(super) held_back: HeldBack<Device>,
+    pub(super) bounce: Pool,
+    /// A job has claimed it.
+    pub(super) has_job: AtomicBool,
+    /// The host does requests by itself.
+    pub(super) has_host_io: AtomicBool,
+    /// A `begin` was turned away and waits for the hook.
+    pub(super) begin_waits: AtomicBool,
+    pub(super) opened: Mutex<Option<Arc<dyn Fn() + Send + Sync>>>,
+    /// No handle is left.
+    pub(super) abandoned: AtomicBool,
+}
+
+impl Core {
+    pub(super) fn new(source: &Device, alignment: u32) -> Result<Arc<Self>> {
+        let core = Arc::new_cyclic(|me| Core {
+            me: Weak::clone(me),
+            gate: Gate::new(),
+            slots: Slots::new(),
+            current: ArcSwapOption::empty(),
+            seats: AtomicU32::new(0),
+            hooks: ArcSwapOption::empty(),
+            length: AtomicU64::new(source.length()),
+            alignment: u64::from(alignment.max(source.limits().request_alignment)),
+            waiting: Mutex::default(),
+            held_back: HeldBack::new(),
+            bounce: Pool::new(),
+            has_job: AtomicBool::new(false),
+            has_host_io: AtomicBool::new(false),
+            begin_waits: AtomicBool::new(false),
+            opened: Mutex::new(None),
+            abandoned: AtomicBool::new(false),
+        });
+        let attached = core.attach_to(source)?;
+        core.current.store(Some(attached));
+        Ok(core)
+    }
+
+    pub(super) fn attach_to(self: &Arc<Self>, device: &Device) -> Result<Arc<Attached>> {
+        let place = device.core().reserve()?;
+        let (client, base) = (place.client(), place.base());
+        let number = self.seats.fetch_add(1, Ordering::Relaxed);
+        place.take(Arc::new(Seat { core: Arc::clone(self), base, number }));
+        Ok(Arc::new(Attached { device: device.clone(), client, base, number }))
+    }
+
+    pub(crate) fn device(&self) -> Option<Device> {
+        self.current.load().as_ref().map(|attached| attached.device.clone())
+    }
+
+    /// Takes the filter off its device when no handle is left and nothing runs.
+    pub(super) fn take_down_if_drained(&self) {
+        if self.abandoned.load(Ordering::SeqCst) && self.gate.is_drained() {
+            self.current.store(None);
+        }
+    }
+
+    fn check(&self, io: &GuestIo<'_>) -> Result<()> {
+        let range = io.range;
+        let refuse = |message: String| Err(Error::invalid(message));
+        if matches!(io.kind, Kind::Extents | Kind::Truncate) {
+            return Err(Error::new(
+                Errno::EOPNOTSUPP,
+                format!("{}: not a request of a guest", io.kind.name()),
+            ));
+        }
+        let (offset, length) = (range.offset(), range.len());
+        let disk = self.length.load(Ordering::Acquire);
+        check_bounds(range, disk)?;
+        let mask = self.alignment - 1;
+        if offset & mask != 0 || (range.end() & mask != 0 && range.end() != disk) {
+            return refuse(format!(
+                "{} at offset {offset} length {length}: must be multiples of {}",
+                io.kind.name(),
+                self.alignment
+            ));
+        }
+        let holds = total(io.iov);
+        match io.kind {
+            Kind::Read | Kind::Write if holds != Some(length) => {
+                refuse(format!("{} of {length} bytes: the buffers hold {holds:?}", io.kind.name()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn submit(&self, io: &GuestIo<'_>, done: Callback) -> Result<()> {
+        self.check(io)?;
+        if io.range.is_empty() && io.kind != Kind::Flush {
+            done.tell(Ok(()));
+            return Ok(());
+        }
+        let shard = shard();
+        match self.gate.enter(shard, io.kind.changes_data()) {
+            Entry::Pass(counted) => {
+                let Some(index) = self.slots.take(shard) else {
+                    self.leave(shard, counted);
+                    return Err(too_many());
+                };
+                self.fill(index, io, done, Path::Direct(counted), shard);
+                self.send(index, io, counted);
+            }
+            Entry::Carry => {
+                let Some(index) = self.slots.take(shard) else {
+                    self.leave(shard, Counted::Other);
+                    return Err(too_many());
+                };
+                let guest = self.fill(index, io, done, Path::Carried, shard);
+                guest.iov.extend_from_slice(io.iov);
+                self.carry(index);
+            }
+            Entry::Closed => {
+                let Some(index) = self.slots.take(shard) else { return Err(too_many()) };
+                let guest = self.fill(index, io, done, Path::Waiting, shard);
+                guest.iov.extend_from_slice(io.iov);
+                self.wait_at_gate(index);
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::mut_from_ref, reason = "the slot is owned; see `slots`")]
+    fn fill(&self, index: u16, io: &GuestIo<'_>, done: Callback, path: Path, shard: usize) -> &mut Guest {
+        // SAFETY: the caller has just taken the slot.
+        let guest = unsafe { self.slots.owned(index) };
+        guest.kind = io.kind;
+        guest.range = io.range;
+        guest.flags = Flags { may_unmap: io.flags.may_unmap, fua: io.flags.fua };
+        guest.stable = io.flags.stable;
+        guest.done = Some(done);
+        guest.path = path;
+        guest.shard = shard as u8;
+        guest.stepped = 0;
+        debug_assert!(guest.iov.is_empty() && guest.bounce.is_none());
+        guest
+    }
+
+    /// Sends a request that has passed the gate to the current device, in one piece if it takes it so.
+    pub(super) fn send(&self, index: u16, io: &GuestIo<'_>, counted: Counted) {
+        let mut no_room = false;
+        let current = self.current.load();
+        // Nothing is taken down while a request is counted.
+        let Some(attached) = current.as_ref() else { return };
+        if attached.takes(io) && !self.held_back.any() {
+            let request = Request {
+                kind: io.kind,
+                range: io.range,
+                flags: Flags { may_unmap: io.flags.may_unmap, fua: io.flags.fua },
+                iov: io.iov,
+            };
+            let Some(slot) = self.slots.get(index) else { return };
+            let generation = slot.open_for(attached.number);
+            match attached.device.submit(attached.token(index, generation), &request) {
+                Answer::Done(result) => {
+                    if slot.state.claim(generation) {
+                        drop(current);
+                        self.finish(index, result).run();
+                    }
+                    return;
+                }
+                Answer::Pending => return,
+                Answer::Again => {
+                    if !slot.state.claim(generation) {
+                        return;
+                    }
+                    no_room = true;
+                }
+            }
+        }
+        drop(current);
+        // SAFETY: this thread took the slot, and has claimed it back if it had opened it.
+        let guest = unsafe { self.slots.owned(index) };
+        guest.path = Path::Stepped(counted);
+        guest.iov.extend_from_slice(io.iov);
+        if no_room {
+            self.wait_for_room(index);
+        } else {
+            self.send_stepped(index);
+        }
+    }
+
+    /// The end of every request: marks, counts it out, puts the slot back. Whom to tell is returned.
+    pub(super) fn finish(&self, index: u16, result: IoResult) -> Followup {
+        // SAFETY: the caller has claimed the completion.
+        let guest = unsafe { self.slots.owned(index) };
+        let (range, kind, path, shard) = (guest.range, guest.kind, guest.path, usize::from(guest.shard));
+        if let Some(buffer) = guest.bounce.take() {
+            if kind == Kind::Read && result.is_ok() {
+                bounce::spill(&buffer, &guest.iov);
+            }
+            self.bounce.give_back(buffer);
+        }
+        guest.iov.clear();
+        let done = guest.done.take();
+        self.slots.put_back(shard, index);
+        let counted = match path {
+            Path::Direct(counted) | Path::Stepped(counted) | Path::Host(counted) => {
+                // Good or bad, it may have changed something (SPEC G-2); before anybody is told.
+                if kind.changes_data() {
+                    self.mark(range);
+                }
+                counted
+            }
+            Path::Carried | Path::Waiting => Counted::Other,
+        };
+        self.leave(shard, counted);
+        Followup { tell: done.map(|done| (done, result)), wake: None }
+    }
+
+    /// Counts a request out.
+    pub(super) fn leave(&self, shard: usize, counted: Counted) {
+        if self.gate.exit(shard, counted) {
+            if let Some(hooks) = self.hooks.load_full() {
+                hooks.carrier.news();
+            }
+            self.take_down_if_drained();
+        }
+    }
+
+    pub(super) fn mark(&self, range: ByteRange) {
+        let hooks = self.hooks.load();
+        if let Some(hooks) = hooks.as_ref()
+            && let Some(tracking) = &hooks.tracking
+            && tracking.mark_and_see(range)
+        {
+            hooks.carrier.news();
+        }
+    }
+}
+
+impl Attached {
+    pub(super) fn token(&self, index: u16, generation: u64) -> Token {
+        Token::new(self.client, index, self.base.wrapping_add(generation))
+    }
+
+    /// Whether the device takes this request as it is.
+    fn takes(&self, io: &GuestIo<'_>) -> bool {
+        let limits = self.device.limits();
+        let length = io.range.len();
+        match io.kind {
+            Kind::Read | Kind::Write => {
+                length <= limits.max_transfer
+                    && io.iov.len() <= limits.max_iov as usize
+                    && is_aligned(io.iov, limits.memory_alignment)
+            }
+            Kind::Zero => length <= limits.max_zero && self.device.supports(Kind::Zero),
+            Kind::Discard => length <= limits.max_discard,
+            _ => true,
+        }
+    }
+}
+
+impl Client for Seat {
+    fn complete(&self, slot: u16, generation: u64, result: IoResult) -> Result<Followup, Refused> {
+        let generation = generation.wrapping_sub(self.base) & ((1 << 40) - 1);
+        let found = self.core.slots.get(slot).ok_or(Refused)?;
+        if !found.state.claim(generation) {
+            return Err(Refused);
+        }
+        Ok(self.core.claimed(slot, result))
+    }
+
+    fn extent(&self, _: u16, _: u64, _: Extent) -> Result<bool, Refused> {
+        // Guests don't ask for extents.
+        Err(Refused)
+    }
+
+    fn room(&self) -> Followup {
+        Followup { tell: None, wake: Some(Arc::clone(&self.core) as Arc<dyn Wake>) }
+    }
+
+    fn abandon(&self) -> Vec<Followup> {
+        let core = &self.core;
+        let open = core.slots.all().filter(|(_, slot)| slot.claim_sent_to(self.number));
+        open.map(|(index, _)| core.claimed(index, Err(Errno::ECANCELED))).collect()
+    }
+
+    fn last_generation(&self) -> u64 {
+        self.base + self.core.slots.last_generation()
+    }
+}
+
+impl Wake for Core {
+    fn wake(&self) {
+        self.kick();
+    }
+}
+
+impl Core {
+    /// A completion was claimed.
+    fn claimed(&self, index: u16, result: IoResult) -> Followup {
+        match self.step_completed(index, result) {
+            Some(result) => self.finish(index, result),
+            None => Followup::default(),
+        }
+    }
+}
