@@ -1,5 +1,6 @@
 //! `blkmirror`: mirrors disk images and block devices, and shows that a live one can be.
 
+mod bench;
 mod demo;
 mod drive;
 mod failure;
@@ -27,6 +28,7 @@ struct Arguments {
 enum Command {
     Mirror(mirror::Arguments),
     Demo(demo::Arguments),
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -50,5 +52,6 @@ fn run() -> Result<(), Failure> {
     match &arguments.command {
         Command::Mirror(arguments) => mirror::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
     }
 }

@@ -1,0 +1,88 @@
+//! `blkmirror bench` measures what it says: small runs, of which the figures that don't depend on the machine are checked.
+
+mod support;
+
+use serde_json::Value;
+use support::blkmirror;
+
+fn rows(arguments: &[&str]) -> Vec<Value> {
+    let output = blkmirror(["bench"]).args(arguments).arg("--json").output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("JSON");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+fn figure(row: &Value, key: &str) -> f64 {
+    row[key].as_f64().unwrap_or_else(|| panic!("no figure {key} in {row}"))
+}
+
+#[test]
+fn the_copy_loop_copies_each_piece_once_and_allocates_nothing() {
+    let rows = rows(&["copy-loop", "--size", "2G", "--rounds", "1"]);
+    assert_eq!(rows.len(), 2, "both patterns");
+    for (row, pieces) in rows.iter().zip([32768.0, 16384.0]) {
+        let ops = figure(row, "ops");
+        assert!(ops <= pieces && ops > pieces * 0.9, "all but the first round's: {row}");
+        assert_eq!(figure(row, "bytes"), ops * 65536.0);
+        assert!(figure(row, "allocs_per_op") < 0.05, "{row}");
+        assert!(figure(row, "cpu_ns_per_op") > 0.0 && figure(row, "ops_per_s") > 0.0);
+    }
+    let one = rows_of_pattern("every-second");
+    assert_eq!((one.len(), one[0]["pattern"].as_str()), (1, Some("every-second")));
+}
+
+fn rows_of_pattern(pattern: &str) -> Vec<Value> {
+    rows(&["copy-loop", "--pattern", pattern, "--size", "64M", "--granularity", "4K", "--rounds", "1"])
+}
+
+#[test]
+fn a_slow_target_is_kept_busy_by_what_is_in_flight() {
+    // In virtual time: 16 requests of 64 KiB each millisecond are 1049 MB/s, and 64 are four times that.
+    for (in_flight, least) in [("16", 1000.0), ("64", 4000.0)] {
+        let row = &rows(&["latency", "--latency", "1", "--in-flight", in_flight])[0];
+        let fragmented = figure(row, "fragmented_mb_per_s");
+        assert!(fragmented > least && fragmented < least * 1.06, "{row}");
+    }
+}
+
+#[test]
+fn a_slow_guest_delays_a_mirror_by_what_it_writes() {
+    let rows = rows(&["converge", "--size", "64M", "--guest", "0.1"]);
+    assert_eq!(rows.len(), 2, "both modes");
+    for row in &rows {
+        let (ready, copied) = (figure(row, "ready_s"), figure(row, "copied_x"));
+        // 64 MiB at 105 MB/s take 0.64 s.
+        assert!((0.64..1.0).contains(&ready), "{row}");
+        assert!((1.0..1.2).contains(&copied), "{row}");
+        assert!((0.95..=1.01).contains(&figure(row, "guest_share")), "{row}");
+    }
+}
+
+#[test]
+fn the_others_say_something() {
+    let guest = rows(&["guest-write", "--writes", "100", "--rounds", "1"]);
+    assert_eq!(guest.len(), 8, "four ways, one and two threads");
+    assert!(guest.iter().all(|row| figure(row, "ns") > 0.0));
+    assert_eq!(rows(&["bitmap", "--rounds", "1"]).len(), 5);
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().to_str().expect("a name");
+    let file = &rows(&["file", "--dir", path, "--size", "4M", "--length", "64M", "--rounds", "1"])[0];
+    let allocated = figure(file, "allocated_mib");
+    assert!((4.0..4.5).contains(&allocated), "a thin source stays thin: {file}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn bad_options_are_refused_with_a_reason() {
+    for (arguments, message) in [
+        (&["file", "--size", "1K"][..], "size must be at least 64K"),
+        (&["converge", "--link", "0"], "must not be 0"),
+        (&["copy-loop", "--granularity", "3000"], "granularity 3000: must be a power of two"),
+        (&["file", "--dir", "/nonexistent-folder"], "nonexistent-folder"),
+    ] {
+        let output = blkmirror(["bench"]).args(arguments).output().expect("it runs");
+        assert!(!output.status.success());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(message), "{text}");
+    }
+}
