@@ -8,9 +8,9 @@
 //! A request that a device doesn't take in one piece is sent in steps; one that it has no room for waits in line for
 //! its side and is offered again when something has completed, or after [`RETRY_NS`].
 
-use super::Shared;
 use super::buffers::Buffers;
 use super::requests::slot_of;
+use super::{Link, Shared};
 use crate::clock::Nanos;
 use crate::device::{
     AlignedBuffer, Answer, Device, Extent, IoVec, Kind, Limits, Request, Token, is_aligned, most_zeroes,
@@ -47,6 +47,12 @@ struct Finished {
     zeroes: bool,
 }
 
+impl Finished {
+    fn of(submit: &Submit, result: IoResult) -> Self {
+        Self { op: submit.op, side: submit.side, result, zeroes: false }
+    }
+}
+
 /// What the driver found out in a round, and the engine said.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outlook {
@@ -59,6 +65,8 @@ pub(super) struct Outlook {
 /// The driver's own state: whoever drives owns it.
 #[derive(Debug)]
 pub(super) struct Driver {
+    /// Source and target, until the job has let go of them.
+    devices: [Option<Device>; 2],
     buffers: Option<Buffers>,
     now: Nanos,
     parts: Vec<Option<Part>>,
@@ -102,6 +110,7 @@ impl Driver {
         let alignment = source.limits().memory_alignment.max(target.limits().memory_alignment);
         let buffers = Buffers::new(engine.buffer_bytes(), engine.buffer_unit(), alignment)?;
         Ok(Self {
+            devices: [Some(source.clone()), Some(target.clone())],
             buffers: Some(buffers),
             now: Nanos(0),
             parts: Vec::new(),
@@ -259,9 +268,15 @@ impl Driver {
                 self.closing = false;
                 shared.open_gates();
             }
-            Order::CancelTarget => shared.with_device(Side::Target, Device::cancel),
+            Order::CancelTarget => {
+                if let Some(target) = &self.devices[Side::Target as usize] {
+                    target.cancel();
+                }
+            }
             Order::TargetGrown(length) => {
-                shared.with_device(Side::Target, |target| target.core().set_length(length));
+                if let Some(target) = &self.devices[Side::Target as usize] {
+                    target.core().set_length(length);
+                }
             }
             Order::Prepare => {
                 let result = shared.prepare();
@@ -280,6 +295,7 @@ impl Driver {
             }
             Order::Conclude => {
                 self.buffers = None;
+                self.leave_devices();
                 shared.conclude();
             }
         }
@@ -323,28 +339,110 @@ impl Driver {
     /// Takes a request on and offers it to its device.
     fn begin(&mut self, shared: &Shared, submit: Submit) {
         let slot = slot_of(submit.op, submit.side);
-        if self.parts.len() <= usize::from(slot) {
-            self.parts.resize_with(usize::from(slot) + 1, || None);
+        let side = submit.side;
+        let has_room = self.again[side as usize].is_empty();
+        let taken = match submit.data {
+            Data::Guest(guest, _) => {
+                if side == Side::Source {
+                    *self.guest_state(guest.0 as u16) = GuestState::AtSource;
+                }
+                self.keep(slot, submit);
+                has_room && self.offer(shared, slot)
+            }
+            _ if has_room && self.is_one_step(shared, &submit) => self.offer_whole(shared, slot, submit),
+            _ => {
+                self.keep(slot, submit);
+                has_room && self.offer(shared, slot)
+            }
+        };
+        if !taken {
+            self.wait_for_room(side, slot);
+        }
+    }
+
+    /// Keeps a request until all of it is done.
+    fn keep(&mut self, slot: u16, submit: Submit) {
+        let slot = usize::from(slot);
+        if self.parts.len() <= slot {
+            self.parts.resize_with(slot + 1, || None);
         }
         let mut segments = self.spare.pop().unwrap_or_default();
         if let Data::Buffers(range) = &submit.data {
             segments.extend_from_slice(&self.segments[range.start as usize..range.end as usize]);
         }
-        if let (Data::Guest(guest, _), Side::Source) = (&submit.data, submit.side) {
-            *self.guest_state(guest.0 as u16) = GuestState::AtSource;
+        self.parts[slot] = Some(Part { submit, segments, done: 0, copy: None });
+    }
+
+    /// Whether the device takes all of a request at once, as it is.
+    fn is_one_step(&self, shared: &Shared, submit: &Submit) -> bool {
+        let Link { limits, zero, .. } = &shared.links[submit.side as usize];
+        let most = match submit.kind {
+            Kind::Read | Kind::Write => limits.max_transfer,
+            Kind::Zero if *zero => limits.max_zero,
+            Kind::Zero => 0,
+            Kind::Discard => limits.max_discard,
+            Kind::Flush | Kind::Extents | Kind::Truncate => u64::MAX,
+        };
+        submit.range.len() <= most
+    }
+
+    /// Offers a background request that goes in one step. What the device finishes at once need not be kept. `false`: it
+    /// has no room.
+    fn offer_whole(&mut self, shared: &Shared, slot: u16, submit: Submit) -> bool {
+        let side = submit.side as usize;
+        let (Some(device), link) = (&self.devices[side], &shared.links[side]) else {
+            self.finished.push(Finished::of(&submit, Err(Errno::ECANCELED)));
+            return true;
+        };
+        self.iov.clear();
+        let segments = match &submit.data {
+            Data::Buffers(range) => &self.segments[range.start as usize..range.end as usize],
+            _ => &[],
+        };
+        if let (Some(buffers), false) = (&self.buffers, segments.is_empty()) {
+            let most = link.limits.max_iov as usize;
+            let held = buffers.lend(segments, 0, submit.range.len(), most, &mut self.iov);
+            debug_assert_eq!(held, submit.range.len(), "the buffers hold what is asked for");
         }
-        let side = submit.side;
-        self.parts[usize::from(slot)] = Some(Part { submit, segments, done: 0, copy: None });
-        if !self.again[side as usize].is_empty() || !self.offer(shared, slot) {
-            self.wait_for_room(shared, side, slot);
+        let request = Request { kind: submit.kind, range: submit.range, flags: submit.flags, iov: &self.iov };
+        let state = &shared.requests.make(slot).state;
+        let generation = state.open();
+        let token = Token::new(link.client, slot, link.base.wrapping_add(generation));
+        self.offering = Some(slot);
+        let answer = device.submit(token, &request);
+        self.offering = None;
+        // Whatever it answers: if somebody has completed it meanwhile, that counts.
+        match answer {
+            Answer::Done(result) if state.claim(generation) => {
+                let zeroes = result.is_ok()
+                    && submit.kind == Kind::Read
+                    && self.detect_zeroes
+                    && self.buffers.as_ref().is_some_and(|b| b.is_zero(segments, submit.range.len()));
+                self.finished.push(Finished { zeroes, ..Finished::of(&submit, result) });
+                true
+            }
+            Answer::Again if state.claim(generation) => {
+                self.keep(slot, submit);
+                false
+            }
+            _ => {
+                self.keep(slot, submit);
+                true
+            }
         }
     }
 
-    fn wait_for_room(&mut self, shared: &Shared, side: Side, slot: u16) {
+    fn wait_for_room(&mut self, side: Side, slot: u16) {
         if self.again[side as usize].is_empty() {
-            shared.with_device(side, |device| device.core().set_starved(true));
+            self.set_starved(side, true);
         }
         self.again[side as usize].push_back(slot);
+    }
+
+    fn set_starved(&self, side: Side, starved: bool) {
+        if let Some(device) = &self.devices[side as usize] {
+            device.core().set_starved(starved);
+        }
     }
 
     /// Offers again, in order, what waits for room.
@@ -358,7 +456,7 @@ impl Driver {
                 self.again[side as usize].pop_front();
             }
             if before > 0 && self.again[side as usize].is_empty() {
-                shared.with_device(side, |device| device.core().set_starved(false));
+                self.set_starved(side, false);
             }
         }
     }
@@ -370,13 +468,13 @@ impl Driver {
                 return true;
             };
             let link = &shared.links[part.submit.side as usize];
-            let Some(device) = link.device() else {
+            let Some(device) = &self.devices[part.submit.side as usize] else {
                 // The job has let go of its devices; nothing of it is left to be done.
                 self.finish_part(shared, slot, Err(Errno::ECANCELED));
                 return true;
             };
             self.iov.clear();
-            if part.needs_copy(&device, shared, &mut self.iov) {
+            if part.needs_copy(device, shared, &mut self.iov) {
                 match part.copied(shared) {
                     Ok(copy) => part.copy = Some((copy, 0)),
                     Err(error) => {
@@ -385,7 +483,7 @@ impl Driver {
                     }
                 }
             }
-            let step = part.next_step(&device, shared, self.buffers.as_ref(), &mut self.iov);
+            let step = part.next_step(device, shared, self.buffers.as_ref(), &mut self.iov);
             let request =
                 Request { kind: step.kind, range: step.range, flags: part.submit.flags, iov: &self.iov };
             let state = &shared.requests.make(slot).state;
@@ -413,7 +511,7 @@ impl Driver {
             let side = if slot.is_multiple_of(2) { Side::Source } else { Side::Target };
             // It is in the middle of its way and goes before those that have not begun.
             if self.again[side as usize].is_empty() {
-                shared.with_device(side, |device| device.core().set_starved(true));
+                self.set_starved(side, true);
             }
             self.again[side as usize].push_front(slot);
         }
@@ -436,17 +534,21 @@ impl Driver {
     }
 
     fn finish_part(&mut self, shared: &Shared, slot: u16, result: IoResult) {
-        let Some(mut part) = self.parts[usize::from(slot)].take() else { return };
+        let Some(part) = &mut self.parts[usize::from(slot)] else { return };
         let Submit { op, side, kind, range, ref data, .. } = part.submit;
+        let mut segments = std::mem::take(&mut part.segments);
+        let copy = part.copy.take();
         if let (Data::Guest(guest, _), Side::Source) = (data, side) {
-            *self.guest_state(guest.0 as u16) = GuestState::Done(result);
+            let guest = guest.0 as u16;
+            *self.guest_state(guest) = GuestState::Done(result);
         }
+        self.parts[usize::from(slot)] = None;
         let copied = kind == Kind::Read && result.is_ok() && self.detect_zeroes;
-        let zeroes = copied
-            && self.buffers.as_ref().is_some_and(|buffers| buffers.is_zero(&part.segments, range.len()));
-        part.segments.clear();
-        self.spare.push(part.segments);
-        if let Some((copy, _)) = part.copy {
+        let zeroes =
+            copied && self.buffers.as_ref().is_some_and(|buffers| buffers.is_zero(&segments, range.len()));
+        segments.clear();
+        self.spare.push(segments);
+        if let Some((copy, _)) = copy {
             shared.filter.give_back_bounce(copy);
         }
         self.finished.push(Finished { op, side, result, zeroes });
@@ -503,6 +605,11 @@ impl Driver {
             self.give_up_part(shared, slot, result);
         }
         self.completed = completed;
+    }
+
+    /// Lets go of the devices, whose last user the job may be.
+    pub(super) fn leave_devices(&mut self) {
+        self.devices = [None, None];
     }
 
     /// Whether a device may still be using memory of the job.
@@ -582,7 +689,7 @@ impl Part {
     }
 
     /// How many bytes the next step takes.
-    fn step_length(&self, link: &super::Link) -> u64 {
+    fn step_length(&self, link: &Link) -> u64 {
         self.length_within(&link.limits, link.zero)
     }
 

@@ -459,12 +459,6 @@ impl Shared {
         lock(&self.engine)
     }
 
-    fn with_device(&self, side: Side, act: impl FnOnce(&Device)) {
-        if let Some(device) = self.links[side as usize].device() {
-            act(&device);
-        }
-    }
-
     /// There is news. Who drives the job sees it; if nobody does, it is driven here if that is wanted, else the
     /// host is told.
     fn tell(&self) {
@@ -513,6 +507,7 @@ impl Shared {
         self.news.store(0, Ordering::SeqCst);
         driver.drive_given_up(self);
         if !driver.has_requests_out() {
+            driver.leave_devices();
             self.leave_devices();
         }
         Outlook { deadline: Nanos::NEVER, busy: false, over: true }
