@@ -128,7 +128,7 @@
 // Limits flag: a zero that may deallocate is much cheaper than writing zeroes.
 #define MIRROR_LIMIT_CHEAP_ZERO 2
 
-// Limits flag: every byte reads as zero now.
+// Limits flag: every byte reads as zero now. It holds until the library first writes to the device.
 #define MIRROR_LIMIT_READS_ZERO 4
 
 // Limits flag: a discarded range reads as zero.

@@ -3,7 +3,7 @@
 use blkmirror::clock::Nanos;
 use blkmirror::device::Device;
 use blkmirror::engine::{Event, Options, Status};
-use blkmirror::filter::Filter;
+use blkmirror::filter::{Filter, GuestFlags};
 use blkmirror::job::{Job, JobOptions, PollState};
 
 fn drive(job: &Job, now: &mut u64, until: impl Fn(&Job) -> bool) {
@@ -80,4 +80,42 @@ fn a_disk_is_copied_and_the_filter_switched() {
         drop(job);
         let _ = Options::default();
     }
+}
+
+/// Runs a whole job that switches the filter.
+fn mirror(filter: &Filter, target: &Device, now: &mut u64) {
+    let options = Options { auto_complete: true, ..Options::default() };
+    let job = Job::new(filter, target, JobOptions { options, ..JobOptions::default() }).expect("job");
+    job.start().expect("starts");
+    drive(&job, now, |job| job.query().status == Status::Null);
+    assert!(job.query().error.is_none(), "{:?}", job.query());
+}
+
+#[test]
+fn a_target_that_was_written_to_is_not_taken_for_empty() {
+    // SPEC I-4: a memory device promises that it reads zero, which is so until something is written.
+    const LENGTH: u64 = 1 << 20;
+    let (source, target) = (Device::memory(LENGTH).expect("memory"), Device::memory(LENGTH).expect("memory"));
+    let filter = Filter::new(&source).expect("filter");
+    assert!(target.reads_zero());
+    pattern(&filter, 7);
+    let mut now = 1;
+    let first = Job::new(&filter, &target, JobOptions::default()).expect("job");
+    first.start().expect("starts");
+    drive(&first, &mut now, |job| job.query().ready);
+    drop(first);
+    assert!(!target.reads_zero());
+
+    // The guest empties its disk before the second attempt, which must not leave the first one's data.
+    filter.zero_at(0, LENGTH, GuestFlags { may_unmap: true, ..GuestFlags::default() }).expect("zeroes");
+    mirror(&filter, &target, &mut now);
+    assert!(content(&target) == [0; LENGTH as usize]);
+
+    // And back, to a disk that has been in use.
+    pattern(&filter, 9);
+    mirror(&filter, &source, &mut now);
+    filter.zero_at(0, LENGTH, GuestFlags { may_unmap: true, ..GuestFlags::default() }).expect("zeroes");
+    pattern(&Filter::new(&target).expect("filter"), 11);
+    mirror(&filter, &target, &mut now);
+    assert!(content(&target) == [0; LENGTH as usize]);
 }

@@ -28,7 +28,7 @@ pub const MIRROR_WRITE_STABLE: u32 = 4;
 pub const MIRROR_LIMIT_READ_ONLY: u32 = 1;
 /// Limits flag: a zero that may deallocate is much cheaper than writing zeroes.
 pub const MIRROR_LIMIT_CHEAP_ZERO: u32 = 2;
-/// Limits flag: every byte reads as zero now.
+/// Limits flag: every byte reads as zero now. It holds until the library first writes to the device.
 pub const MIRROR_LIMIT_READS_ZERO: u32 = 4;
 /// Limits flag: a discarded range reads as zero.
 pub const MIRROR_LIMIT_DISCARD_ZEROES: u32 = 8;

@@ -166,7 +166,7 @@ impl mirror_device_limits {
         let flags = [
             (limits.read_only, MIRROR_LIMIT_READ_ONLY),
             (limits.cheap_zero, MIRROR_LIMIT_CHEAP_ZERO),
-            (limits.reads_zero, MIRROR_LIMIT_READS_ZERO),
+            (device.reads_zero(), MIRROR_LIMIT_READS_ZERO),
             (limits.discard_zeroes, MIRROR_LIMIT_DISCARD_ZEROES),
             (limits.unattached_backing, MIRROR_LIMIT_UNATTACHED_BACKING),
         ];

@@ -8,7 +8,7 @@ use super::{Answer, Backend, Extent, Kind, Limits, Request, Token};
 use crate::error::{Errno, Error, IoResult, Result};
 use arc_swap::{ArcSwapOption, Guard};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Most clients of one device at a time: its filters, and the jobs that read or write it.
@@ -87,6 +87,8 @@ pub(crate) struct Core {
     backend: Box<dyn Backend>,
     limits: Limits,
     length: AtomicU64,
+    /// Every byte still reads as zero, as the limits promised at first.
+    reads_zero: AtomicBool,
     clients: [ArcSwapOption<Seated>; MAX_CLIENTS],
     registry: Mutex<[Seat; MAX_CLIENTS]>,
     /// How many clients hold back requests that the backend had no room for.
@@ -121,6 +123,7 @@ impl Core {
                 backend,
                 limits,
                 length: AtomicU64::new(length),
+                reads_zero: AtomicBool::new(limits.reads_zero),
                 clients: [const { ArcSwapOption::const_empty() }; MAX_CLIENTS],
                 registry: Mutex::new([Seat::default(); MAX_CLIENTS]),
                 starved: AtomicUsize::new(0),
@@ -147,11 +150,29 @@ impl Core {
         self.length.store(length, Ordering::Release);
     }
 
+    pub(super) fn reads_zero(&self) -> bool {
+        self.reads_zero.load(Ordering::Acquire)
+    }
+
     pub(super) fn submit(&self, token: Token, request: &Request<'_>) -> Answer {
         debug_assert!(request.range.end() <= self.length() || request.kind == Kind::Truncate);
+        self.note_change(request.kind);
         match request.kind {
             Kind::Discard | Kind::Flush if !self.backend.supports(request.kind) => Answer::Done(Ok(())),
             _ => self.backend.submit(token, request),
+        }
+    }
+
+    /// What is written for the first time ends the promise that all is zero. Only the first store is made: many threads
+    /// write.
+    fn note_change(&self, kind: Kind) {
+        let keeps_zero = match kind {
+            Kind::Write => false,
+            Kind::Discard => self.limits.discard_zeroes,
+            _ => true,
+        };
+        if !keeps_zero && self.reads_zero.load(Ordering::Relaxed) {
+            self.reads_zero.store(false, Ordering::Release);
         }
     }
 

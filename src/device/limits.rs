@@ -38,7 +38,8 @@ pub struct Limits {
     pub read_only: bool,
     /// A zero with `may_unmap` is much cheaper than writing zeroes.
     pub cheap_zero: bool,
-    /// Every byte reads as zero now.
+    /// Every byte reads as zero when the device is made. What is written through it ends that:
+    /// [`Device::reads_zero`](super::Device::reads_zero).
     pub reads_zero: bool,
     /// A discarded range reads as zero.
     pub discard_zeroes: bool,

@@ -226,6 +226,12 @@ impl Device {
         self.core.limits()
     }
 
+    /// Whether every byte reads as zero: what [`Limits::reads_zero`] promised, until something is written.
+    #[must_use]
+    pub fn reads_zero(&self) -> bool {
+        self.core.reads_zero()
+    }
+
     /// Whether the device takes requests of this kind.
     #[must_use]
     pub fn supports(&self, kind: Kind) -> bool {

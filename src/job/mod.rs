@@ -427,7 +427,8 @@ fn check_alignment(filter: &Filter, target: &Device) -> Result<()> {
 fn side_info(device: &Device) -> SideInfo {
     SideInfo {
         length: device.length(),
-        limits: *device.limits(),
+        // An earlier job, or a guest, may have written to it since it was made.
+        limits: Limits { reads_zero: device.reads_zero(), ..*device.limits() },
         zero: device.supports(Kind::Zero),
         discard: device.supports(Kind::Discard),
         extents: device.supports(Kind::Extents),
