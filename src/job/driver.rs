@@ -422,6 +422,7 @@ impl Driver {
                 true
             }
             Answer::Again if state.claim(generation) => {
+                shared.requests.forget_extents(slot);
                 self.keep(slot, submit);
                 false
             }
@@ -496,7 +497,10 @@ impl Driver {
                 Answer::Pending => return true,
                 // If somebody has completed it meanwhile, that counts.
                 Answer::Done(_) | Answer::Again if !state.claim(generation) => return true,
-                Answer::Again => return false,
+                Answer::Again => {
+                    shared.requests.forget_extents(slot);
+                    return false;
+                }
                 Answer::Done(result) => result,
             };
             if !self.after_step(shared, slot, result) {

@@ -103,6 +103,11 @@ impl Requests {
         out.append(&mut extents);
     }
 
+    /// What a device told of extents before it said that it had no room is not part of the answer that it will give.
+    pub(super) fn forget_extents(&self, slot: u16) {
+        self.make(slot).extents.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn all(&self) -> impl Iterator<Item = (u16, &RequestSlot)> {
         (0..SLOTS as u16).filter_map(|index| Some((index, self.get(index)?)))
     }
