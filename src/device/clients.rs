@@ -255,6 +255,8 @@ impl Core {
         for client in self.each_client() {
             client.abandon().into_iter().for_each(Followup::run);
         }
+        // Nor will a completion say that there is room: what is held back is offered now, and fails.
+        self.kick();
     }
 
     fn each_client(&self) -> Vec<Arc<dyn Client>> {
