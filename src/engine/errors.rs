@@ -71,7 +71,8 @@ impl Engine {
     fn tell_failure(&mut self, failure: &Failure) {
         self.errors.count += 1;
         self.events.push(Event::Error(*failure));
-        log::warn!("blkmirror: {}", self.describe(failure));
+        // Whoever drains the outbox logs it: here a lock may be held, and a host's log sink may call the library.
+        self.outbox.messages.push(self.describe(failure));
     }
 
     /// Names job, operation, place, length and errno (SPEC E-2).

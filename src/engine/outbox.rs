@@ -132,6 +132,8 @@ pub struct Outbox {
     pub guests_done: Vec<(GuestId, IoResult)>,
     /// Orders, to be carried out before the requests.
     pub orders: Vec<Order>,
+    /// What went wrong, in words, for the log.
+    pub messages: Vec<String>,
     /// The round was cut short: another `advance` will find work.
     pub more: bool,
     /// What the filter was last told: whether writes are carried.

@@ -223,7 +223,11 @@ impl Driver {
         std::mem::swap(&mut self.segments, &mut outbox.segments);
         std::mem::swap(&mut self.guests_done, &mut outbox.guests_done);
         std::mem::swap(&mut self.orders, &mut outbox.orders);
+        let messages = std::mem::take(&mut outbox.messages);
         drop(engine);
+        for message in messages {
+            log::warn!("blkmirror: {message}");
+        }
         let awake = sleeps && !shared.tracking.fall_asleep();
         Outlook { busy: outlook.busy || awake, ..outlook }
     }

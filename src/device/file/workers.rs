@@ -76,6 +76,7 @@ impl Workers {
             match start(&self.shared) {
                 Ok(thread) => queue.threads.push(thread),
                 Err(error) if queue.threads.is_empty() => {
+                    drop(queue);
                     log::error!("blkmirror: no thread for a file device can be started: {error}");
                     return Answer::Done(Err(Errno::ENOMEM));
                 }
