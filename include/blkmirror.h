@@ -882,8 +882,9 @@ int mirror_job_start(mirror_job *job);
 // if there is none.
 //
 // `MIRROR_POLL_IDLE`: wait for `mirror_job_fd` or `wake`, or for `*wake_at_ns`. `MIRROR_POLL_BUSY`: call again soon.
-// `MIRROR_POLL_CONCLUDED`: the job is over. `-EBUSY` while another thread is in it, or from inside a callback of the same
-// poll. `-ENOTRECOVERABLE` after an internal failure: the job is lost, the guest's I/O goes on.
+// `MIRROR_POLL_CONCLUDED`: the job is over. `-EBUSY` while another thread is in it, or from inside a callback of whoever
+// drives the job; a thread that drives it for `MIRROR_JOB_INLINE` is no hindrance, it goes on with what is to be done.
+// `-ENOTRECOVERABLE` after an internal failure: the job is lost, the guest's I/O goes on.
 int mirror_job_poll(mirror_job *job,
                     uint64_t now_ns,
                     uint64_t *wake_at_ns);
@@ -947,7 +948,7 @@ int mirror_job_next_event(mirror_job *job, mirror_event *event);
 // guest requests that it had are finished, and its hooks are called no more. What its devices still do for it goes on:
 // the buffers stay until those requests are completed.
 //
-// 0; `-EBUSY`, and the handle stays good, while a poll of this job runs, also from inside a callback of that poll;
+// 0; `-EBUSY`, and the handle stays good, while a poll of this job runs, and from inside a callback of whoever drives it;
 // `-EINVAL` for what is no job or was freed before.
 int mirror_job_free(mirror_job *job);
 

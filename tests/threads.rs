@@ -128,16 +128,15 @@ fn guest(filter: &Filter, number: u64, stop: &AtomicBool, writes: &AtomicU64) {
 fn drive(job: &Job, woken: &(Mutex<bool>, Condvar), until: impl Fn(&Job) -> bool) -> bool {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
-        // `EBUSY`: a thread that has news is driving it.
-        let poll = job.poll(monotonic());
+        let poll = job.poll(monotonic()).expect("nobody else polls, whoever drives");
         if until(job) {
             return true;
         }
         assert!(Instant::now() < end, "a job does not come to its end: {:?}", job.query());
-        match poll.map(|poll| (poll.state, poll.wake_at)) {
-            Ok((PollState::Concluded, _)) => return false,
-            Ok((PollState::Idle, wake_at)) => {
-                let left = Duration::from_nanos(wake_at.since(monotonic())).min(Duration::from_secs(20));
+        match poll.state {
+            PollState::Concluded => return false,
+            PollState::Idle => {
+                let left = Duration::from_nanos(poll.wake_at.since(monotonic())).min(Duration::from_secs(20));
                 let raised = woken.0.lock().expect("no panic");
                 let (mut raised, wait) =
                     woken.1.wait_timeout_while(raised, left, |raised| !*raised).expect("no panic");
@@ -148,7 +147,7 @@ fn drive(job: &Job, woken: &(Mutex<bool>, Condvar), until: impl Fn(&Job) -> bool
                 );
                 *raised = false;
             }
-            _ => std::thread::yield_now(),
+            PollState::Busy => std::thread::yield_now(),
         }
     }
 }

@@ -25,7 +25,7 @@ use std::sync::atomic::Ordering;
 /// Rounds in one poll: enough to keep devices busy that finish inline, few enough for a host's other work.
 const MAX_ROUNDS: u32 = 64;
 /// When a device that had no room is asked again without any sign from it.
-const RETRY_NS: u64 = 1_000_000;
+pub(super) const RETRY_NS: u64 = 1_000_000;
 
 /// A request as it was wanted, until all of it is done.
 #[derive(Debug)]
@@ -134,13 +134,13 @@ impl Driver {
     }
 
     /// Drives until there is nothing to do or the budget is used up.
-    pub(super) fn drive(&mut self, shared: &Shared, now: Option<Nanos>) -> Outlook {
-        self.now = self.now.max(now.unwrap_or(self.now));
+    pub(super) fn drive(&mut self, shared: &Shared) -> Outlook {
         self.offer_again(shared);
         let mut outlook = Outlook { deadline: Nanos::NEVER, busy: false, over: false };
         for _ in 0..MAX_ROUNDS {
             // What comes from here on is seen in another round, or by whoever looks when this is over.
             shared.news.store(0, Ordering::SeqCst);
+            self.now = Nanos(shared.clock.load(Ordering::SeqCst));
             self.collect(shared);
             outlook = self.think(shared);
             let acted = self.act(shared);

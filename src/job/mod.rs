@@ -17,6 +17,7 @@ mod driver;
 mod registry;
 mod requests;
 mod signal;
+mod turns;
 
 use crate::bitmap::Tracking;
 use crate::clock::Nanos;
@@ -31,8 +32,9 @@ use requests::{Requests, Seat};
 use signal::Signal;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use turns::Turns;
 
 /// How often the thread that frees a job gives way to the one that drives it.
 const MAX_YIELDS: u32 = 1000;
@@ -115,8 +117,10 @@ impl Link {
 struct Shared {
     engine: Mutex<Engine>,
     driver: Mutex<Driver>,
-    /// Somebody drives, and will see the news that comes meanwhile.
-    driving: AtomicBool,
+    /// Who polls, and who drives and will see the news that comes meanwhile.
+    turns: Turns,
+    /// The latest time that a poll has brought.
+    clock: AtomicU64,
     /// News that the driver has not seen.
     news: AtomicU32,
     requests: Requests,
@@ -203,7 +207,8 @@ impl Job {
             tracking: Arc::clone(engine.tracking()),
             engine: Mutex::new(engine),
             driver: Mutex::new(driver),
-            driving: AtomicBool::new(false),
+            turns: Turns::default(),
+            clock: AtomicU64::new(0),
             news: AtomicU32::new(0),
             requests: Requests::new(),
             inbox: SegQueue::new(),
@@ -233,18 +238,25 @@ impl Job {
 
     /// Does what can be done at `now`, in bounded time. `now` never goes back.
     ///
-    /// `EBUSY`: another thread, or a callback's caller further up this one's stack, is driving it.
+    /// Idle also if a thread that has news drives the job at this moment ([`JobOptions::inline`]): it takes the time from
+    /// here, and tells the host if only a poll can go on.
+    ///
+    /// `EBUSY`: another thread polls it, or this is a callback of whoever drives it.
     pub fn poll(&self, now: Nanos) -> Result<Poll> {
         let shared = &self.shared;
+        let _polling = shared.turns.begin_poll().ok_or_else(|| {
+            Error::new(Errno::EBUSY, "the job is being polled already: poll it from one thread at a time")
+        })?;
         shared.signal.lower();
         for link in &shared.links {
             if let Some(device) = link.device() {
                 device.poll();
             }
         }
-        let outlook = shared.try_drive(Some(now)).ok_or_else(|| {
-            Error::new(Errno::EBUSY, "the job is being polled already: poll it from one thread at a time")
-        })?;
+        shared.clock.fetch_max(now.0, Ordering::SeqCst);
+        let Some(outlook) = shared.try_drive() else {
+            return Ok(shared.leave_to_driver(now));
+        };
         let news = shared.news.load(Ordering::SeqCst) > 0;
         if news && shared.inline.load(Ordering::SeqCst) {
             shared.drive_while_there_is_news();
@@ -336,10 +348,10 @@ impl Job {
         self.shared.engine().next_event()
     }
 
-    /// Whether somebody is driving the job at this moment.
+    /// Whether a poll of the job is running, or this is a callback of whoever drives it.
     #[must_use]
     pub fn is_polling(&self) -> bool {
-        self.shared.driving.load(Ordering::SeqCst)
+        self.shared.turns.is_polled_or_driven_here()
     }
 
     fn verb(&self, verb: impl FnOnce(&mut Engine) -> Result<()>) -> Result<()> {
@@ -466,7 +478,7 @@ impl Shared {
         self.news.fetch_add(1, Ordering::SeqCst);
         if self.inline.load(Ordering::SeqCst) || self.concluded.load(Ordering::SeqCst) {
             self.drive_while_there_is_news();
-        } else if !self.driving.load(Ordering::SeqCst) {
+        } else if !self.turns.is_driven() {
             self.signal.raise();
         }
     }
@@ -475,32 +487,43 @@ impl Shared {
     /// none is left behind. The host is told if only its poll can go on: for the time's sake, or to read events.
     fn drive_while_there_is_news(&self) {
         while self.news.load(Ordering::SeqCst) > 0 {
-            let Some(outlook) = self.try_drive(None) else { return };
+            let Some(outlook) = self.try_drive() else { return };
+            let for_poll = outlook.busy || outlook.over || outlook.deadline != Nanos::NEVER;
             if outlook.busy && self.orphan.load(Ordering::SeqCst) {
                 // Nobody polls it any more.
                 self.news.fetch_add(1, Ordering::SeqCst);
-            } else if outlook.busy || outlook.deadline != Nanos::NEVER || self.engine().events_waiting() > 0 {
+            } else if for_poll || self.engine().events_waiting() > 0 {
                 self.signal.raise();
             }
         }
     }
 
+    /// A poll finds another thread driving: that the time has passed is news for it. The answer's time is for a host
+    /// that goes by nothing else.
+    fn leave_to_driver(&self, now: Nanos) -> Poll {
+        self.news.fetch_add(1, Ordering::SeqCst);
+        self.drive_while_there_is_news();
+        let over = self.concluded.load(Ordering::SeqCst);
+        Poll {
+            state: if over { PollState::Concluded } else { PollState::Idle },
+            wake_at: now + driver::RETRY_NS,
+        }
+    }
+
     /// Drives the job, if nobody does. A panic of ours, or of a device written in Rust, poisons it (SPEC E-3).
-    fn try_drive(&self, now: Option<Nanos>) -> Option<Outlook> {
+    fn try_drive(&self) -> Option<Outlook> {
         let mut driver = match self.driver.try_lock() {
             Ok(driver) => driver,
             Err(std::sync::TryLockError::Poisoned(error)) => error.into_inner(),
             Err(std::sync::TryLockError::WouldBlock) => return None,
         };
-        self.driving.store(true, Ordering::SeqCst);
-        let outlook = self.drive(&mut driver, now);
-        self.driving.store(false, Ordering::SeqCst);
-        Some(outlook)
+        let _driving = self.turns.begin_driving();
+        Some(self.drive(&mut driver))
     }
 
-    fn drive(&self, driver: &mut Driver, now: Option<Nanos>) -> Outlook {
+    fn drive(&self, driver: &mut Driver) -> Outlook {
         if !self.poisoned.load(Ordering::SeqCst) {
-            match catch_unwind(AssertUnwindSafe(|| driver.drive(self, now))) {
+            match catch_unwind(AssertUnwindSafe(|| driver.drive(self))) {
                 Ok(outlook) => return outlook,
                 Err(panic) => self.poison(driver, &*panic),
             }
