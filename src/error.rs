@@ -3,12 +3,28 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::num::NonZeroU16;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What every fallible call of the library returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The outcome of a device request: done, or the errno with which it failed.
 pub type IoResult = std::result::Result<(), Errno>;
+
+/// Runs code that is not the library's and was written in Rust, so that it may panic: that is logged, and goes no
+/// further. `None` if it panicked.
+pub(crate) fn contain<T>(whose: &str, code: impl FnOnce() -> T) -> Option<T> {
+    // Unwind-safe: whatever it leaves half done is its own.
+    match catch_unwind(AssertUnwindSafe(code)) {
+        Ok(value) => Some(value),
+        Err(panic) => {
+            log::error!("blkmirror: {whose} panicked");
+            // The payload's destructor is foreign code that could panic in its turn: it isn't run.
+            std::mem::forget(panic);
+            None
+        }
+    }
+}
 
 /// An error number of the operating system (on WebAssembly, Linux's numbering).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@
 //! finishes inline, that would be a recursion as deep as the guest is busy; so while one callback runs on a
 //! thread, further ones on that thread are queued and run by the outermost (SPEC D-2).
 
-use crate::error::{IoResult, to_c};
+use crate::error::{Errno, IoResult, contain, to_c};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
@@ -34,15 +34,17 @@ impl Callback {
         Self { function, opaque }
     }
 
-    /// A closure. It is boxed: one allocation a request.
+    /// A closure. It is boxed: one allocation a request. If it panics, that is logged and ends there.
     #[must_use]
     pub fn from_closure<F: FnOnce(IoResult) + Send + 'static>(closure: F) -> Self {
         unsafe extern "C" fn call<F: FnOnce(IoResult)>(opaque: *mut c_void, result: c_int) {
             // SAFETY: `opaque` is the box made below, and a callback is called once.
             let closure = unsafe { Box::from_raw(opaque.cast::<F>()) };
-            closure(crate::error::Errno::check(result));
+            // Nothing may unwind through a C function.
+            let _ = contain("a closure that was told of a request's end", || closure(Errno::check(result)));
         }
-        Self { function: call::<F>, opaque: Box::into_raw(Box::new(closure)).cast() }
+        let opaque = Box::into_raw(Box::new(closure)).cast();
+        Self { function: call::<F>, opaque }
     }
 
     /// Tells it, now or, if a callback is already running on this thread, when that has returned.
@@ -74,7 +76,7 @@ thread_local! {
     static QUEUE: RefCell<VecDeque<(Callback, c_int)>> = const { RefCell::new(VecDeque::new()) };
 }
 
-/// Resets the mark also when a callback unwinds.
+/// A callback runs on this thread, until this is dropped.
 struct Telling;
 
 impl Telling {
@@ -95,6 +97,21 @@ mod tests {
     use super::*;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn a_closure_that_panics_takes_nobody_with_it() {
+        // SPEC E-3
+        let count = Arc::new(AtomicUsize::new(0));
+        for panics in [true, false] {
+            let counted = Arc::clone(&count);
+            Callback::from_closure(move |_| {
+                assert!(!panics, "on purpose");
+                counted.fetch_add(1, Ordering::Relaxed);
+            })
+            .tell(Ok(()));
+        }
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+    }
 
     #[test]
     fn a_million_callbacks_inside_each_other_use_constant_stack() {

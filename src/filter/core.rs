@@ -10,7 +10,7 @@ use crate::device::{
     Answer, Callback, Client, Device, Extent, Flags, Followup, Kind, Refused, Request, Token, Wake,
     is_aligned, total,
 };
-use crate::error::{Errno, Error, IoResult, Result};
+use crate::error::{Errno, Error, IoResult, Result, contain};
 use crate::range::{ByteRange, check_bounds};
 use arc_swap::ArcSwapOption;
 use std::collections::VecDeque;
@@ -206,7 +206,7 @@ impl Core {
             };
             let Some(slot) = self.slots.get(index) else { return };
             let generation = slot.open_for(attached.number);
-            match attached.device.submit(attached.token(index, generation), &request) {
+            match attached.submit(index, generation, &request) {
                 Answer::Done(result) => {
                     if slot.state.claim(generation) {
                         drop(current);
@@ -285,7 +285,14 @@ impl Core {
 }
 
 impl Attached {
-    pub(super) fn token(&self, index: u16, generation: u64) -> Token {
+    /// Offers a request to the device. One that panics has failed it: the request must not stay counted at the gate, nor
+    /// its guest wait for ever (SPEC G-9).
+    pub(super) fn submit(&self, index: u16, generation: u64, request: &Request<'_>) -> Answer {
+        contain("a device", || self.device.submit(self.token(index, generation), request))
+            .unwrap_or(Answer::Done(Err(Errno::EIO)))
+    }
+
+    fn token(&self, index: u16, generation: u64) -> Token {
         Token::new(self.client, index, self.base.wrapping_add(generation))
     }
 

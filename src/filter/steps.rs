@@ -77,7 +77,7 @@ impl Core {
             let request = Request { kind, range, flags: guest.flags, iov: &iov };
             slot.step.store(SUBMITTING, Ordering::Release);
             let generation = slot.open_for(attached.number);
-            let answer = attached.device.submit(attached.token(index, generation), &request);
+            let answer = attached.submit(index, generation, &request);
             drop(current);
             let claimed = !matches!(answer, Answer::Pending) && slot.state.claim(generation);
             let result = match answer {

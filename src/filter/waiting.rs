@@ -5,7 +5,7 @@ use super::gate::{Counted, Entry};
 use super::slots::Path;
 use super::{Begin, lock, shard, too_many};
 use crate::device::{Kind, Token};
-use crate::error::{Errno, Error, IoResult, Result};
+use crate::error::{Errno, Error, IoResult, Result, contain};
 use crate::range::{ByteRange, check_bounds};
 use std::sync::atomic::Ordering;
 
@@ -128,7 +128,7 @@ impl Core {
         if self.begin_waits.swap(false, Ordering::SeqCst) {
             let hook = lock(&self.opened).clone();
             if let Some(hook) = hook {
-                hook();
+                let _ = contain("an opened hook", || hook());
             }
         }
     }

@@ -1,6 +1,6 @@
 //! How a sleeping host learns that its job is worth polling: a descriptor to wait for, and a hook.
 
-use crate::error::{Errno, Error, Result};
+use crate::error::{Errno, Error, Result, contain};
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 use std::sync::Arc;
@@ -79,7 +79,8 @@ impl Signal {
         }
         let hook = self.hook().clone();
         if let Some(hook) = hook {
-            hook();
+            // It may be a guest's thread, whose request is not finished yet.
+            let _ = contain("a wake hook", || hook());
         }
     }
 
