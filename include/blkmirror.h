@@ -360,8 +360,9 @@ typedef struct mirror_device mirror_device;
 //
 // A guest request (`mirror_filter_read` and its like) that answers 0 was accepted, and its outcome comes through `done`
 // exactly once: later, on any thread, or before the call returns. One that answers `-errno` was not, and `done` is not
-// called: `opaque` stays the caller's. The list of buffers is copied or used up during the call; the memory that it names
-// belongs to the request until `done`.
+// called: `opaque` stays the caller's. A `done` that is due while another runs on the same thread is called after that
+// has returned, so one must not wait for another. The list of buffers is copied or used up during the call; the memory
+// that it names belongs to the request until `done`.
 typedef struct mirror_filter mirror_filter;
 
 // A job: copies a filter's device to a target, keeps the two equal, and switches the filter over when it is told to.

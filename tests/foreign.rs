@@ -113,3 +113,17 @@ fn a_wake_hook_that_panics_keeps_no_guest_waiting() {
     assert_eq!(*told.lock().expect("no panic"), Some(Ok(())));
     assert_eq!(woken.load(Ordering::SeqCst), before + 1, "the write wakes the host");
 }
+
+#[test]
+fn a_callback_may_wait_for_a_request_of_its_own() {
+    // DESIGN, law 1: a callback may call any function.
+    let filter = Filter::new(&Device::memory(LENGTH).expect("memory")).expect("a seat");
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let inner = filter.clone();
+        write_then(&filter, move |_| {
+            let _ = tell.send(inner.write_at(4096, &[2; 512]).map_err(|error| error.errno()));
+        });
+    });
+    assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(Ok(())), "it waits for itself");
+}

@@ -18,8 +18,9 @@ use std::ffi::{c_int, c_void};
 ///
 /// A guest request (`mirror_filter_read` and its like) that answers 0 was accepted, and its outcome comes through `done`
 /// exactly once: later, on any thread, or before the call returns. One that answers `-errno` was not, and `done` is not
-/// called: `opaque` stays the caller's. The list of buffers is copied or used up during the call; the memory that it names
-/// belongs to the request until `done`.
+/// called: `opaque` stays the caller's. A `done` that is due while another runs on the same thread is called after that
+/// has returned, so one must not wait for another. The list of buffers is copied or used up during the call; the memory
+/// that it names belongs to the request until `done`.
 pub struct mirror_filter {
     _opaque: (),
 }

@@ -14,6 +14,16 @@ use std::ffi::{c_int, c_void};
 pub struct Callback {
     function: unsafe extern "C" fn(opaque: *mut c_void, result: c_int),
     opaque: *mut c_void,
+    when: When,
+}
+
+/// When a callback is told that is due while another runs on the same thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    /// After it.
+    InTurn,
+    /// At once: it only wakes somebody, who may be further up this thread's stack.
+    AtOnce,
 }
 
 // SAFETY: `from_raw` demands a function that may be called from any thread with its pointer; closures are `Send`.
@@ -31,7 +41,7 @@ impl Callback {
         function: unsafe extern "C" fn(opaque: *mut c_void, result: c_int),
         opaque: *mut c_void,
     ) -> Self {
-        Self { function, opaque }
+        Self { function, opaque, when: When::InTurn }
     }
 
     /// A closure. It is boxed: one allocation a request. If it panics, that is logged and ends there.
@@ -44,12 +54,21 @@ impl Callback {
             let _ = contain("a closure that was told of a request's end", || closure(Errno::check(result)));
         }
         let opaque = Box::into_raw(Box::new(closure)).cast();
-        Self { function: call::<F>, opaque }
+        Self { function: call::<F>, opaque, when: When::InTurn }
+    }
+
+    /// A closure that wakes whoever waits for the request, and does nothing else.
+    pub(crate) fn at_once<F: FnOnce(IoResult) + Send + 'static>(closure: F) -> Self {
+        Self { when: When::AtOnce, ..Self::from_closure(closure) }
     }
 
     /// Tells it, now or, if a callback is already running on this thread, when that has returned.
     pub(crate) fn tell(self, result: IoResult) {
         let result = to_c(result);
+        if self.when == When::AtOnce {
+            self.call(result);
+            return;
+        }
         // Without thread-local storage (a thread that is ending) there is nobody to queue behind.
         let queued = TELLING.try_with(std::cell::Cell::get).unwrap_or(false);
         if queued {

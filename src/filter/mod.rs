@@ -186,7 +186,7 @@ impl Filter {
     fn wait_for(&self, kind: Kind, range: ByteRange, flags: GuestFlags, iov: &[IoVec]) -> Result<()> {
         let outcome = Arc::new((Mutex::new(None), Condvar::new()));
         let told = Arc::clone(&outcome);
-        let done = Callback::from_closure(move |result| {
+        let done = Callback::at_once(move |result| {
             *lock(&told.0) = Some(result);
             told.1.notify_one();
         });
