@@ -837,8 +837,9 @@ int mirror_filter_set_opened(mirror_filter *filter,
                              void *opaque,
                              void (*closed)(void *opaque));
 
-// Frees a handle. A job keeps its filter, and requests that are under way are finished. NULL is allowed; a handle that
-// was freed before is recognised, as a rule, and logged. Any thread.
+// Frees a handle. A job keeps its filter, and requests that are under way are finished; those that
+// `mirror_filter_begin` announced can't be ended any more and count as ended once the filter has no job. NULL is
+// allowed; a handle that was freed before is recognised, as a rule, and logged. Any thread.
 void mirror_filter_free(mirror_filter *filter);
 
 // Sets the defaults. `struct_size` is `sizeof(mirror_job_options)`, so that a newer library doesn't write beyond what an

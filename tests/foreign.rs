@@ -127,3 +127,15 @@ fn a_callback_may_wait_for_a_request_of_its_own() {
     });
     assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(Ok(())), "it waits for itself");
 }
+
+#[test]
+fn a_filter_that_is_dropped_with_an_open_ticket_lets_go_of_its_device() {
+    // API: begin and end. Without a handle nobody can end it.
+    let (source, switches) = Fragile::device();
+    let filter = Filter::new(&source).expect("a seat");
+    drop(source);
+    let begin = filter.begin(Kind::Write, ByteRange::new(0, 512).expect("in range"));
+    assert!(matches!(begin, Ok(Begin::Go(_))), "{begin:?}");
+    drop(filter);
+    assert!(switches.dropped.load(Ordering::SeqCst), "the device is kept for ever");
+}

@@ -271,8 +271,9 @@ pub unsafe extern "C" fn mirror_filter_set_opened(
     })
 }
 
-/// Frees a handle. A job keeps its filter, and requests that are under way are finished. NULL is allowed; a handle that
-/// was freed before is recognised, as a rule, and logged. Any thread.
+/// Frees a handle. A job keeps its filter, and requests that are under way are finished; those that
+/// `mirror_filter_begin` announced can't be ended any more and count as ended once the filter has no job. NULL is
+/// allowed; a handle that was freed before is recognised, as a rule, and logged. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_filter_free(filter: *mut mirror_filter) {
     guard::unit("mirror_filter_free", || {

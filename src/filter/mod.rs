@@ -212,6 +212,7 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.core.abandoned.store(true, Ordering::SeqCst);
         self.core.gate.close();
+        self.core.end_tickets();
         self.core.take_down_if_drained();
     }
 }

@@ -62,6 +62,15 @@ impl Core {
         Ok(())
     }
 
+    /// No handle is left that a ticket could be ended with.
+    pub(super) fn end_tickets(&self) {
+        for (index, slot) in self.slots.all() {
+            if slot.ticket.claim_any() {
+                self.finish(index, Err(Errno::ECANCELED)).run();
+            }
+        }
+    }
+
     /// Queues a request that came to a closed gate. If it was opened meanwhile the request tries again like any other:
     /// it must not slip through should the gate be closed, and drained, once more.
     pub(super) fn wait_at_gate(&self, index: u16) {
