@@ -815,7 +815,10 @@ int mirror_filter_begin(mirror_filter *filter, uint32_t kind, uint64_t offset, u
 // 0; `-ENOENT` if no request with this ticket is under way.
 int mirror_filter_end(mirror_filter *filter, uint64_t ticket, int result);
 
-// Marks a range as changed behind the filter's back, so that the mirror copies it again.
+// Marks a range as changed behind the filter's back, so that the mirror copies it again. Call it after the change.
+//
+// Unlike `mirror_filter_begin` it holds up no switch: what is marked once the job is pending is not copied any more. A
+// host that changes the device while a job may finish announces it with `mirror_filter_begin`.
 //
 // 0, also without a job; `-EINVAL` or `-ERANGE` for a range that isn't on the device.
 int mirror_filter_mark_dirty(mirror_filter *filter, uint64_t offset, uint64_t length);
@@ -886,7 +889,7 @@ int mirror_job_start(mirror_job *job);
 // `MIRROR_POLL_IDLE`: wait for `mirror_job_fd` or `wake`, or for `*wake_at_ns`. `MIRROR_POLL_BUSY`: call again soon.
 // `MIRROR_POLL_CONCLUDED`: the job is over. `-EBUSY` while another thread is in it, or from inside a callback of whoever
 // drives the job; a thread that drives it for `MIRROR_JOB_INLINE` is no hindrance, it goes on with what is to be done.
-// `-ENOTRECOVERABLE` after an internal failure: the job is lost, the guest's I/O goes on.
+// After an internal failure the job is over with `-ENOTRECOVERABLE` as its result, and the guest's I/O goes on.
 int mirror_job_poll(mirror_job *job,
                     uint64_t now_ns,
                     uint64_t *wake_at_ns);
@@ -947,8 +950,9 @@ int mirror_job_next_event(mirror_job *job, mirror_event *event);
 // Frees a job, in any state. NULL is allowed.
 //
 // One that isn't over is cancelled by force and nobody waits for it: its filter passes requests through from now on,
-// guest requests that it had are finished, and its hooks are called no more. What its devices still do for it goes on:
-// the buffers stay until those requests are completed.
+// guest requests that it had are finished, and its hooks are called no more. A hook that another thread is in, or about
+// to call, is not waited for: `closed` says when `opaque` is not used any more. What its devices still do for it goes
+// on: the buffers stay until those requests are completed.
 //
 // 0; `-EBUSY`, and the handle stays good, while a poll of this job runs, and from inside a callback of whoever drives it;
 // `-EINVAL` for what is no job or was freed before.

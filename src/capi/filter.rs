@@ -201,7 +201,10 @@ pub unsafe extern "C" fn mirror_filter_end(filter: *mut mirror_filter, ticket: u
     })
 }
 
-/// Marks a range as changed behind the filter's back, so that the mirror copies it again.
+/// Marks a range as changed behind the filter's back, so that the mirror copies it again. Call it after the change.
+///
+/// Unlike `mirror_filter_begin` it holds up no switch: what is marked once the job is pending is not copied any more. A
+/// host that changes the device while a job may finish announces it with `mirror_filter_begin`.
 ///
 /// 0, also without a job; `-EINVAL` or `-ERANGE` for a range that isn't on the device.
 #[unsafe(no_mangle)]

@@ -82,7 +82,7 @@ pub unsafe extern "C" fn mirror_job_start(job: *mut mirror_job) -> c_int {
 /// `MIRROR_POLL_IDLE`: wait for `mirror_job_fd` or `wake`, or for `*wake_at_ns`. `MIRROR_POLL_BUSY`: call again soon.
 /// `MIRROR_POLL_CONCLUDED`: the job is over. `-EBUSY` while another thread is in it, or from inside a callback of whoever
 /// drives the job; a thread that drives it for `MIRROR_JOB_INLINE` is no hindrance, it goes on with what is to be done.
-/// `-ENOTRECOVERABLE` after an internal failure: the job is lost, the guest's I/O goes on.
+/// After an internal failure the job is over with `-ENOTRECOVERABLE` as its result, and the guest's I/O goes on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_poll(job: *mut mirror_job, now_ns: u64, wake_at_ns: *mut u64) -> c_int {
     guard::call("mirror_job_poll", || {
@@ -216,8 +216,9 @@ pub unsafe extern "C" fn mirror_job_next_event(job: *mut mirror_job, event: *mut
 /// Frees a job, in any state. NULL is allowed.
 ///
 /// One that isn't over is cancelled by force and nobody waits for it: its filter passes requests through from now on,
-/// guest requests that it had are finished, and its hooks are called no more. What its devices still do for it goes on:
-/// the buffers stay until those requests are completed.
+/// guest requests that it had are finished, and its hooks are called no more. A hook that another thread is in, or about
+/// to call, is not waited for: `closed` says when `opaque` is not used any more. What its devices still do for it goes
+/// on: the buffers stay until those requests are completed.
 ///
 /// 0; `-EBUSY`, and the handle stays good, while a poll of this job runs, and from inside a callback of whoever drives it;
 /// `-EINVAL` for what is no job or was freed before.
