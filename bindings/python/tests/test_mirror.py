@@ -320,6 +320,32 @@ class Details(unittest.TestCase):
                 self.assertGreater(at, place, "%s.%s" % (name, field))
                 place = at
 
+    def test_a_callback_of_a_future_can_not_wait_for_a_request(self):
+        class Queued(Bytes):
+            def write(self, request, offset, buffers, fua):
+                super().write(request, offset, buffers, fua)
+                requests.append(request)
+                return b.Answer.PENDING
+
+        requests, raised = [], []
+
+        def wait(_):
+            for call in (lambda: quick.write(0, b"x"), lambda: quick.read(0, 1), lambda: quick.zero(0, 1),
+                         lambda: quick.discard(0, 1), quick.flush):
+                try:
+                    call()
+                except RuntimeError as error:
+                    raised.append(str(error))
+
+        with Queued(bytearray(512)) as slow, b.Filter(slow) as disk, b.MemoryDevice(512) as memory:
+            with b.Filter(memory) as quick:
+                future = disk.write_async(0, b"later")
+                future.add_done_callback(wait)
+                requests.pop().complete()
+                self.assertEqual(len(raised), 5)
+                self.assertIn("use write_async", raised[0])
+                quick.write(0, b"x")
+
     def test_nothing_is_left_of_jobs_that_are_gone(self):
         gone = []
         for _ in range(200):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes as c
 import itertools
+import os
 import threading
 from concurrent.futures import Future
 from typing import Any, Callable, Dict, Optional, Tuple, Union
@@ -20,17 +21,26 @@ Bytes = Union[bytes, bytearray, memoryview]
 _waiting: Dict[int, Tuple["Future[int]", Any]] = {}
 _numbers = itertools.count(1)
 _lock = threading.Lock()
+_thread = threading.local()
 
 
 def _tell(number: int, result: int) -> None:
     with _lock:
         future, _ = _waiting.pop(number)
-    if result == 0:
-        future.set_result(0)
-    else:
-        import os
+    _thread.telling = True
+    try:
+        if result == 0:
+            future.set_result(0)
+        else:
+            future.set_exception(MirrorError(-result, os.strerror(-result)))
+    finally:
+        _thread.telling = False
 
-        future.set_exception(MirrorError(-result, os.strerror(-result)))
+
+def _check_may_wait() -> None:
+    """What is done on this thread is told once the callback that runs has returned: it would wait for itself."""
+    if getattr(_thread, "telling", False):
+        raise RuntimeError("a callback of a future can't wait for a request: use write_async or readinto_async")
 
 
 _told = _ffi.TELL(_tell)
@@ -40,7 +50,8 @@ class Filter:
     """A live disk on a device. Use it in a ``with`` statement, or close it.
 
     Requests that return a future are done when it is; the others wait. Who waits must not be the thread that polls
-    the job: in write-blocking mode, or while the disk is being switched, they would wait for each other.
+    the job: in write-blocking mode, or while the disk is being switched, they would wait for each other. Nor can a callback
+    of a future wait: ``RuntimeError``.
     """
 
     def __init__(self, source: BaseDevice, *, alignment: int = 1) -> None:
@@ -99,25 +110,30 @@ class Filter:
 
     def read(self, offset: int, length: int) -> bytes:
         """Reads and waits."""
+        _check_may_wait()
         buffer = bytearray(length)
         self.readinto_async(offset, buffer).result()
         return bytes(buffer)
 
     def write(self, offset: int, data: Bytes, *, fua: bool = False) -> None:
         """Writes and waits."""
+        _check_may_wait()
         self.write_async(offset, data, fua=fua).result()
 
     def zero(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
         """Makes the range read as zero, and waits."""
+        _check_may_wait()
         flags = _ffi.MAY_UNMAP if may_unmap else 0
         self._submit(lib.mirror_filter_zero, offset, length, flags).result()
 
     def discard(self, offset: int, length: int) -> None:
         """The range's content is no longer needed. Waits."""
+        _check_may_wait()
         self._submit(lib.mirror_filter_discard, offset, length).result()
 
     def flush(self) -> None:
         """Makes durable what is done, and waits."""
+        _check_may_wait()
         self._submit(lib.mirror_filter_flush).result()
 
     def mark_dirty(self, offset: int, length: int) -> None:
