@@ -121,7 +121,7 @@ impl Filter {
     ///
     /// The list in `io.iov` is needed only during the call, the memory that it names until the request is done.
     ///
-    /// `EINVAL` (misaligned, or buffers that don't hold the range), `ERANGE` (beyond the end), `EROFS`, `EBUSY`
+    /// `EINVAL` (misaligned, or buffers that don't hold the range), `ERANGE` (beyond the end), `EBUSY`
     /// (16384 requests are running already), `EOPNOTSUPP` (not a guest's kind of request).
     pub fn submit(&self, io: &GuestIo<'_>, done: Callback) -> Result<()> {
         self.core().submit(io, done)
