@@ -246,7 +246,8 @@
 #define MIRROR_JOB_AUTO_COMPLETE 32
 
 // Job flag: whoever brings news (a completion, a guest request) drives the job if nobody does, so that a carried guest
-// write need not wait for the thread that polls. Device callbacks then run on those threads too.
+// write need not wait for the thread that polls. Device callbacks and `prepare` then run on those threads too. It is to
+// be polled all the same: time passes only there.
 #define MIRROR_JOB_INLINE 64
 
 // `mirror_job_poll`: nothing to do until `wake_at_ns`, or until the job wakes its host.
@@ -893,7 +894,7 @@ int mirror_job_start(mirror_job *job);
 // `MIRROR_POLL_IDLE`: wait for `mirror_job_fd` or `wake`, or for `*wake_at_ns`. `MIRROR_POLL_BUSY`: call again soon.
 // `MIRROR_POLL_CONCLUDED`: the job is over and has left its filter and its devices; until a poll says so the guest's
 // requests may still wait, whatever `mirror_job_query` tells. `-EBUSY` while another thread is in it, or from inside a
-// callback of the same poll.
+// callback of the same poll; a job with `MIRROR_JOB_INLINE` that another thread drives just now is idle.
 //
 // Any state. `-ENOTRECOVERABLE` after an internal failure: the job is lost, the guest's I/O goes on.
 int mirror_job_poll(mirror_job *job, uint64_t now_ns, uint64_t *wake_at_ns);
@@ -984,7 +985,8 @@ int mirror_job_next_event(mirror_job *job, mirror_event *event);
 //
 // One that isn't over is cancelled by force and nobody waits for it: its filter passes requests through from now on,
 // guest requests that it had are finished, and its hooks are called no more. What its devices still do for it goes on:
-// the buffers stay until those requests are completed.
+// the buffers stay until those requests are completed. If another thread drives a job with `MIRROR_JOB_INLINE` just then,
+// the filter may be refused to a new job (`-EBUSY`) until that thread comes round.
 //
 // 0; `-EBUSY`, and the handle stays good, while a poll of this job runs, also from inside a callback of that poll;
 // `-EINVAL` for what is no job or was freed before.

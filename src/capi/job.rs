@@ -85,7 +85,7 @@ pub unsafe extern "C" fn mirror_job_start(job: *mut mirror_job) -> c_int {
 /// `MIRROR_POLL_IDLE`: wait for `mirror_job_fd` or `wake`, or for `*wake_at_ns`. `MIRROR_POLL_BUSY`: call again soon.
 /// `MIRROR_POLL_CONCLUDED`: the job is over and has left its filter and its devices; until a poll says so the guest's
 /// requests may still wait, whatever `mirror_job_query` tells. `-EBUSY` while another thread is in it, or from inside a
-/// callback of the same poll.
+/// callback of the same poll; a job with `MIRROR_JOB_INLINE` that another thread drives just now is idle.
 ///
 /// Any state. `-ENOTRECOVERABLE` after an internal failure: the job is lost, the guest's I/O goes on.
 #[unsafe(no_mangle)]
@@ -260,7 +260,8 @@ pub unsafe extern "C" fn mirror_job_next_event(job: *mut mirror_job, event: *mut
 ///
 /// One that isn't over is cancelled by force and nobody waits for it: its filter passes requests through from now on,
 /// guest requests that it had are finished, and its hooks are called no more. What its devices still do for it goes on:
-/// the buffers stay until those requests are completed.
+/// the buffers stay until those requests are completed. If another thread drives a job with `MIRROR_JOB_INLINE` just then,
+/// the filter may be refused to a new job (`-EBUSY`) until that thread comes round.
 ///
 /// 0; `-EBUSY`, and the handle stays good, while a poll of this job runs, also from inside a callback of that poll;
 /// `-EINVAL` for what is no job or was freed before.

@@ -35,6 +35,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// How long a poller leaves an inline job alone that somebody else drives, if it isn't told earlier.
+const INLINE_NAP_NS: u64 = 1_000_000;
+
 /// How often the thread that frees a job gives way to the one that drives it.
 const MAX_YIELDS: u32 = 1000;
 
@@ -118,6 +121,8 @@ struct Shared {
     driver: Mutex<Driver>,
     /// Somebody drives, and will see the news that comes meanwhile.
     driving: AtomicBool,
+    /// It is the host's poll that drives, not somebody with news.
+    polling: AtomicBool,
     /// News that the driver has not seen.
     news: AtomicU32,
     requests: Requests,
@@ -209,6 +214,7 @@ impl Job {
             engine: Mutex::new(engine),
             driver: Mutex::new(driver),
             driving: AtomicBool::new(false),
+            polling: AtomicBool::new(false),
             news: AtomicU32::new(0),
             requests: Requests::new(),
             inbox: SegQueue::new(),
@@ -240,7 +246,8 @@ impl Job {
 
     /// Does what can be done at `now`, in bounded time. `now` never goes back.
     ///
-    /// `EBUSY`: another thread, or a callback's caller further up this one's stack, is driving it.
+    /// `EBUSY`: another thread, or a callback's caller further up this one's stack, is polling it. An inline job that
+    /// somebody with news drives meanwhile is in good hands: it is idle, and wakes its host when that is over.
     pub fn poll(&self, now: Nanos) -> Result<Poll> {
         let shared = &self.shared;
         shared.signal.lower();
@@ -249,9 +256,15 @@ impl Job {
                 device.poll();
             }
         }
-        let outlook = shared.try_drive(Some(now)).ok_or_else(|| {
-            Error::new(Errno::EBUSY, "the job is being polled already: poll it from one thread at a time")
-        })?;
+        let Some(outlook) = shared.try_drive(Some(now)) else {
+            if shared.inline.load(Ordering::SeqCst) && !shared.polling.load(Ordering::SeqCst) {
+                return Ok(Poll { state: PollState::Idle, wake_at: now + INLINE_NAP_NS });
+            }
+            return Err(Error::new(
+                Errno::EBUSY,
+                "the job is being polled already: poll it from one thread at a time",
+            ));
+        };
         let news = shared.news.load(Ordering::SeqCst) > 0;
         if news && shared.inline.load(Ordering::SeqCst) {
             shared.drive_while_there_is_news();
@@ -346,10 +359,10 @@ impl Job {
         self.shared.engine().next_event()
     }
 
-    /// Whether somebody is driving the job at this moment.
+    /// Whether somebody is polling the job at this moment; not whether somebody with news is driving it.
     #[must_use]
     pub fn is_polling(&self) -> bool {
-        self.shared.driving.load(Ordering::SeqCst)
+        self.shared.polling.load(Ordering::SeqCst)
     }
 
     fn verb(&self, verb: impl FnOnce(&mut Engine) -> Result<()>) -> Result<()> {
@@ -502,7 +515,9 @@ impl Shared {
             Err(std::sync::TryLockError::WouldBlock) => return None,
         };
         self.driving.store(true, Ordering::SeqCst);
+        self.polling.store(now.is_some(), Ordering::SeqCst);
         let outlook = self.drive(&mut driver, now);
+        self.polling.store(false, Ordering::SeqCst);
         self.driving.store(false, Ordering::SeqCst);
         Some(outlook)
     }
