@@ -479,7 +479,8 @@ typedef struct {
     const char *id;
     // What the job is for: `MIRROR_KIND_`. Default: `MIRROR_KIND_MIRROR`.
     uint32_t kind;
-    // What is copied: `MIRROR_SYNC_`. Default: `MIRROR_SYNC_FULL`.
+    // What is copied: `MIRROR_SYNC_`. Default: `MIRROR_SYNC_FULL`, which for a commit stands for `MIRROR_SYNC_TOP`, the only
+    // one that it takes.
     uint32_t sync;
     // How guest writes reach the target: `MIRROR_COPY_`. Default: `MIRROR_COPY_BACKGROUND`.
     uint32_t copy_mode;

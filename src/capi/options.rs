@@ -36,7 +36,8 @@ pub struct mirror_job_options {
     pub id: *const c_char,
     /// What the job is for: `MIRROR_KIND_`. Default: `MIRROR_KIND_MIRROR`.
     pub kind: u32,
-    /// What is copied: `MIRROR_SYNC_`. Default: `MIRROR_SYNC_FULL`.
+    /// What is copied: `MIRROR_SYNC_`. Default: `MIRROR_SYNC_FULL`, which for a commit stands for `MIRROR_SYNC_TOP`, the only
+    /// one that it takes.
     pub sync: u32,
     /// How guest writes reach the target: `MIRROR_COPY_`. Default: `MIRROR_COPY_BACKGROUND`.
     pub copy_mode: u32,
