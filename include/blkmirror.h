@@ -513,7 +513,8 @@ typedef struct {
     uint32_t guest_first_in_flight;
     // Must be 0.
     uint32_t reserved;
-    // Another filter that is switched to the target instead of the job's own. NULL, the default: none.
+    // Another filter that is drained and switched to the target instead of the job's own: as long as the target, not on
+    // it, without a job, and no other job can have it until this one is over. The job keeps it. NULL, the default: none.
     mirror_filter *replaces;
     // Called when `mirror_job_poll` is worth calling, from any thread, for hosts that don't wait on `mirror_job_fd`: it
     // tells the thread that polls, and doesn't poll itself.
@@ -871,8 +872,8 @@ const char *mirror_operation_name(uint32_t operation);
 // `options` is refused is nothing taken, because then nothing of them can be read.
 //
 // 0, and `*out` is to be freed with `mirror_job_free`; `-EINVAL` for an option that makes no sense, for a target that is
-// the source, and for `replaces` of another length than the target; `-EROFS` for a read-only target; `-EBUSY` if the
-// filter has a job; `-EEXIST` if the id is taken; `-EOPNOTSUPP` to carry the writes of a filter that is used with
+// the source, and for `replaces` that is the job's own filter, sits on the target or has another length; `-EROFS` for a read-only target; `-EBUSY` if the
+// filter, or the one to be replaced, has a job; `-EEXIST` if the id is taken; `-EOPNOTSUPP` to carry the writes of a filter that is used with
 // `mirror_filter_begin`; `-ENOMEM`. `mirror_last_error` names the option, its value and the rule.
 int mirror_job_new(mirror_filter *filter,
                    mirror_device *target,

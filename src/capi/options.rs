@@ -70,7 +70,8 @@ pub struct mirror_job_options {
     pub guest_first_in_flight: u32,
     /// Must be 0.
     pub reserved: u32,
-    /// Another filter that is switched to the target instead of the job's own. NULL, the default: none.
+    /// Another filter that is drained and switched to the target instead of the job's own: as long as the target, not on
+    /// it, without a job, and no other job can have it until this one is over. The job keeps it. NULL, the default: none.
     pub replaces: *mut mirror_filter,
     /// Called when `mirror_job_poll` is worth calling, from any thread, for hosts that don't wait on `mirror_job_fd`: it
     /// tells the thread that polls, and doesn't poll itself.
