@@ -3,7 +3,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all demo test test-rust test-python test-root bench header lint docs wasm clean
+.PHONY: all demo test test-rust test-python test-root types bench header lint docs wasm clean
 
 all:
 	$(CARGO) build --release --locked --workspace
@@ -21,6 +21,10 @@ test-python:
 	$(CARGO) build --locked
 	BLKMIRROR_LIBRARY=$(abspath $(TARGET))/debug/$(if $(filter Darwin,$(shell uname)),libblkmirror.dylib,libblkmirror.so) \
 		$(PYTHON) -m unittest discover -s bindings/python/tests
+
+# The Python package and a host of it, as a type checker sees them. It needs mypy.
+types:
+	$(PYTHON) -m mypy --strict bindings/python/src bindings/python/tests/test_surface.py
 
 # Those that mount file systems and make loop devices.
 test-root:

@@ -246,7 +246,8 @@
 #define MIRROR_JOB_AUTO_COMPLETE 32
 
 // Job flag: whoever brings news (a completion, a guest request) drives the job if nobody does, so that a carried guest
-// write need not wait for the thread that polls. Device callbacks then run on those threads too.
+// write need not wait for the thread that polls. Device callbacks and `prepare` then run on those threads too. It is to
+// be polled all the same: time passes only there.
 #define MIRROR_JOB_INLINE 64
 
 // `mirror_job_poll`: nothing to do until `wake_at_ns`, or until the job wakes its host.
@@ -479,7 +480,8 @@ typedef struct {
     const char *id;
     // What the job is for: `MIRROR_KIND_`. Default: `MIRROR_KIND_MIRROR`.
     uint32_t kind;
-    // What is copied: `MIRROR_SYNC_`. Default: `MIRROR_SYNC_FULL`.
+    // What is copied: `MIRROR_SYNC_`. Default: `MIRROR_SYNC_FULL`, which for a commit stands for `MIRROR_SYNC_TOP`, the only
+    // one that it takes.
     uint32_t sync;
     // How guest writes reach the target: `MIRROR_COPY_`. Default: `MIRROR_COPY_BACKGROUND`.
     uint32_t copy_mode;
@@ -512,7 +514,8 @@ typedef struct {
     uint32_t guest_first_in_flight;
     // Must be 0.
     uint32_t reserved;
-    // Another filter that is switched to the target instead of the job's own. NULL, the default: none.
+    // Another filter that is drained and switched to the target instead of the job's own: as long as the target, not on
+    // it, without a job, and no other job can have it until this one is over. The job keeps it. NULL, the default: none.
     mirror_filter *replaces;
     // Called when `mirror_job_poll` is worth calling, from any thread, for hosts that don't wait on `mirror_job_fd`: it
     // tells the thread that polls, and doesn't poll itself.
@@ -595,7 +598,8 @@ typedef struct {
     mirror_counter active;
     // Bytes of zeroes that were not sent because the target reads zero there.
     uint64_t skipped_zeroes;
-    // Guest requests that were carried.
+    // Guest writes, zeroes and discards that ended, well or not, while the job had its filter. `active.ops` are those that
+    // were carried.
     uint64_t guest_writes;
     // Failures that were told.
     uint64_t errors;
@@ -609,6 +613,9 @@ typedef struct {
     uint64_t eta_ns;
     // Bytes in a chunk.
     uint64_t granularity;
+    // Copies of guest data that were made meanwhile: of carried writes without `MIRROR_WRITE_STABLE`, and where a device
+    // wants its memory better aligned than the guest's.
+    uint64_t bounce_copies;
 } mirror_job_info;
 
 // Something that happened to a job. Set `struct_size` before `mirror_job_next_event` fills in the rest; fields that a
@@ -711,8 +718,10 @@ int mirror_device_complete(mirror_device *device, uint64_t token, int result);
 
 // Tells what the next `length` bytes of an extents request hold, before it is completed. `flags`: `MIRROR_EXTENT_`.
 //
-// Without `MIRROR_EXTENT_DATA` and `MIRROR_EXTENT_ZERO`, what is unallocated is left to the backing, and what is
-// allocated counts as data. Any thread.
+// `MIRROR_EXTENT_DATA` and `MIRROR_EXTENT_ZERO` say what a read of the device finds, whichever layer it comes from;
+// `MIRROR_EXTENT_ALLOCATED` that it comes from this layer, above the base: that is what a job copies with
+// `MIRROR_SYNC_TOP`. So an overlay tells data of its backing as `MIRROR_EXTENT_DATA` alone. Neither data nor zero is what
+// no layer holds, which a copy may discard; if it is allocated it counts as data. Any thread.
 //
 // 0, or 1 if that is enough for one answer: what follows will be asked for again, so complete the request. `-ENOENT` if no
 // such request is out; `-EINVAL` for length 0 or an unknown flag.
@@ -868,15 +877,18 @@ const char *mirror_operation_name(uint32_t operation);
 // `options` is refused is nothing taken, because then nothing of them can be read.
 //
 // 0, and `*out` is to be freed with `mirror_job_free`; `-EINVAL` for an option that makes no sense, for a target that is
-// the source, and for `replaces` of another length than the target; `-EROFS` for a read-only target; `-EBUSY` if the
-// filter has a job; `-EEXIST` if the id is taken; `-EOPNOTSUPP` to carry the writes of a filter that is used with
+// the source, and for `replaces` that is the job's own filter, sits on the target or has another length; `-EROFS` for a read-only target; `-EBUSY` if the
+// filter, or the one to be replaced, has a job; `-EEXIST` if the id is taken; `-EOPNOTSUPP` to carry the writes of a filter that is used with
 // `mirror_filter_begin`; `-ENOMEM`. `mirror_last_error` names the option, its value and the rule.
 int mirror_job_new(mirror_filter *filter,
                    mirror_device *target,
                    const mirror_job_options *options,
                    mirror_job **out);
 
-// Starts the job: created → running. `-EPERM` if it was started before.
+// Starts the job: created → running. The work is done by `mirror_job_poll`. What is wrong with the two devices together,
+// such as different lengths, ends the job, whose result says it.
+//
+// Created. 0; `-EPERM` in another state. Any thread.
 int mirror_job_start(mirror_job *job);
 
 // Drives the job: takes what was completed, starts what can be started, and calls the devices' callbacks and the
@@ -887,9 +899,12 @@ int mirror_job_start(mirror_job *job);
 // if there is none.
 //
 // `MIRROR_POLL_IDLE`: wait for `mirror_job_fd` or `wake`, or for `*wake_at_ns`. `MIRROR_POLL_BUSY`: call again soon.
-// `MIRROR_POLL_CONCLUDED`: the job is over. `-EBUSY` while another thread is in it, or from inside a callback of whoever
-// drives the job; a thread that drives it for `MIRROR_JOB_INLINE` is no hindrance, it goes on with what is to be done.
-// After an internal failure the job is over with `-ENOTRECOVERABLE` as its result, and the guest's I/O goes on.
+// `MIRROR_POLL_CONCLUDED`: the job is over and has left its filter and its devices; until a poll says so the guest's
+// requests may still wait, whatever `mirror_job_query` tells. `-EBUSY` while another thread is in it, or from inside a
+// callback of whoever drives the job; a thread that drives it for `MIRROR_JOB_INLINE` is no hindrance, it goes on with
+// what is to be done.
+//
+// Any state. After an internal failure the job is over with `-ENOTRECOVERABLE` as its result, and the guest's I/O goes on.
 int mirror_job_poll(mirror_job *job,
                     uint64_t now_ns,
                     uint64_t *wake_at_ns);
@@ -900,43 +915,72 @@ int mirror_job_fd(mirror_job *job);
 
 // Stops background operations; the state is paused, or standby, once none is in flight. Carried guest writes go on.
 //
-// Created, running, ready. `-EPERM` if it is paused.
+// Created, running, ready. 0, and the pause takes hold in a later poll; `-EPERM` in another state, or if it is paused by
+// this function or by an error. Any thread.
 int mirror_job_pause(mirror_job *job);
 
 // Lifts a pause by `mirror_job_pause` or by an error, whose requests are tried again.
 //
-// Where the job is paused. `-EPERM` if it isn't.
+// Wherever the job is paused, or about to be. 0; `-EPERM` if it isn't. Any thread.
 int mirror_job_resume(mirror_job *job);
+
+// Pauses for the host's own reasons, on top of any other pause: background operations stop, and once none is in flight
+// (`in_flight_ops` of `mirror_job_query` is 0) the job does nothing to its devices but carry guest writes. For hosts that
+// want the devices for themselves for a while. It nests, and `mirror_job_resume` doesn't lift it: as many calls of
+// `mirror_job_drain_end` do. A job that is cancelled by force ends all the same.
+//
+// Any state; where nothing runs any more it has no effect. 0. Any thread; it doesn't wait.
+int mirror_job_drain_begin(mirror_job *job);
+
+// Ends one `mirror_job_drain_begin`. The job goes on when no pause is left.
+//
+// Any state. 0; `-EPERM` if none is open. Any thread.
+int mirror_job_drain_end(mirror_job *job);
 
 // Finishes: makes source and target equal, holds guest requests back for a moment, calls `prepare`, and switches the
 // filter to the target.
 //
-// Ready, standby. A second call is harmless.
+// Ready, standby. 0, a second time too; `-EPERM` in another state, or if it is being cancelled. Any thread.
 int mirror_job_complete(mirror_job *job);
 
-// Leaves the state pending, for a job without `MIRROR_JOB_AUTO_FINALIZE`. Guest requests wait until then: call it as
-// soon as the PENDING event is seen.
+// Leaves the state pending, for a job without `MIRROR_JOB_AUTO_FINALIZE`; the next polls call `prepare` and switch the
+// filter. Guest requests wait until then: call it as soon as the PENDING event is seen.
+//
+// Pending. 0; `-EPERM` in another state. Any thread.
 int mirror_job_finalize(mirror_job *job);
 
-// Leaves the state concluded, for a job without `MIRROR_JOB_AUTO_DISMISS`.
+// Leaves the state concluded, for a job without `MIRROR_JOB_AUTO_DISMISS`: its result has been read. It is still to be
+// freed.
+//
+// Concluded. 0; `-EPERM` in another state. Any thread.
 int mirror_job_dismiss(mirror_job *job);
 
 // Ends the job without the switch.
 //
 // Once it is ready and without `force` it finishes well: the target is an equal copy of the source at one point in time,
 // and the result is 0. Before that, or with `force`, it stops as soon as what is in flight is done, and the result is
-// `-ECANCELED`. From created to pending, but not without `force` while the user has paused it.
+// `-ECANCELED`; the target's `cancel` callback is called so that it hurries. A force can't be taken back. A pause by an
+// error is lifted.
+//
+// From created to pending. 0; `-EPERM` in another state, without `force` while `mirror_job_pause` holds the job, and once
+// it is being switched. Any thread.
 int mirror_job_cancel(mirror_job *job,
                       bool force);
 
-// Changes the rate limit of background copies, at once. 0 is no limit. From created to standby.
-int mirror_job_set_speed(mirror_job *job, uint64_t bytes_per_second);
-
-// Changes how guest writes reach the target: `MIRROR_COPY_`. From created to standby, before it finishes.
+// Changes the rate limit of background copies, in bytes per second, at once. 0 is no limit. Guest writes that are carried
+// are not limited.
 //
-// 0; `-EINVAL` for an unknown mode; `-EOPNOTSUPP` for a job that commits, and to carry the writes of a filter that is
-// used with `mirror_filter_begin`.
-int mirror_job_change(mirror_job *job, uint32_t copy_mode);
+// From created to standby. 0; `-EPERM` in another state. Any thread.
+int mirror_job_set_speed(mirror_job *job,
+                         uint64_t bytes_per_second);
+
+// Changes how guest writes reach the target: `MIRROR_COPY_`. Guest requests that were accepted before keep the way that
+// they are on; `actively_synced` of `mirror_job_query` says when source and target are equal in write-blocking mode.
+//
+// From created to standby, before it finishes. 0; `-EPERM` in another state, or once it is finishing; `-EINVAL` for an unknown mode; `-EOPNOTSUPP` for a job that commits, and to carry the writes of a filter that is
+// used with `mirror_filter_begin`. Any thread.
+int mirror_job_change(mirror_job *job,
+                      uint32_t copy_mode);
 
 // Fills in a snapshot. Cheap. Any thread, any state.
 int mirror_job_query(const mirror_job *job, mirror_job_info *info);

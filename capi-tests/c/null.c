@@ -69,6 +69,8 @@ int main(void) {
     NO(mirror_job_fd(NULL));
     NO(mirror_job_pause(NULL));
     NO(mirror_job_resume(NULL));
+    NO(mirror_job_drain_begin(NULL));
+    NO(mirror_job_drain_end(NULL));
     NO(mirror_job_complete(NULL));
     NO(mirror_job_finalize(NULL));
     NO(mirror_job_dismiss(NULL));

@@ -51,6 +51,13 @@ int main(void) {
     eq(seen.known.struct_size, sizeof seen);
     eq(seen.known.status, MIRROR_STATUS_CREATED);
     eq(seen.newer[0], 0);
+    /* A host of the first version is told what that had, and nothing is written beyond it. */
+    mirror_job_info older;
+    memset(&older, 0xee, sizeof older);
+    older.struct_size = offsetof(mirror_job_info, bounce_copies);
+    ok(mirror_job_query(job, &older));
+    eq(older.granularity, 4096);
+    eq(older.bounce_copies, 0xeeeeeeeeeeeeeeeeull);
     mirror_job_info small = {.struct_size = 100};
     err(EINVAL, "mirror_job_info.struct_size 100", mirror_job_query(job, &small));
     mirror_event event = {.struct_size = 4, .type = 77};

@@ -131,6 +131,7 @@ layout! {
         struct_size, id, message, kind, status, copy_mode, io_status, busy, paused, ready, actively_synced, result, speed,
         done, total, dirty, prepared, in_flight_bytes, in_flight_ops, guests, passes, reads, writes, zeroes, discards,
         flushes, active, skipped_zeroes, guest_writes, errors, events_dropped, dirty_rate, copy_rate, eta_ns, granularity,
+        bounce_copies,
     }
     mirror_event { struct_size, r#type, status, result, operation, side, action, offset, length }
 }

@@ -62,25 +62,27 @@ fn a_full_disk_ends_the_copy() {
     assert!(fs::read(&source).unwrap() == before, "the source is untouched");
 }
 
-/// With the policy to stop, a full disk is waited for, not given up on, and not waited for without a word.
+/// With the policies that don't give up, a full disk is waited for, and not without a word.
 #[test]
-#[ignore = "mounts a file system: needs root, or user name spaces; waits for five seconds"]
+#[ignore = "mounts a file system: needs root, or user name spaces; waits for five seconds, twice"]
 fn a_copy_that_waits_for_room_goes_on_when_there_is_some() {
-    let scratch = Scratch::new();
-    let source = scratch.file("src", 4 * MIB, &[(0, 4 * MIB)]);
-    let disk = scratch.path("disk");
-    fs::create_dir(&disk).unwrap();
-    let copy = mirror(&source, &disk.join("dst"), &["--create", "--verify", "--on-target-error", "enospc"]);
-    let script = format!(
-        "exec unshare --map-root-user --mount sh -c '
-            mount -t tmpfs -o size=6m tmpfs \"{0}\" && head -c 4M /dev/zero > \"{0}/ballast\" || exit 9
-            (while ! test -s \"{0}/../said\"; do sleep 0.1; done; rm \"{0}/ballast\") &
-            \"$@\" 2> \"{0}/../said\"' sh \"$@\"",
-        disk.display()
-    );
-    let output = within(&script, &copy).output().unwrap();
-    let said = fs::read_to_string(scratch.path("said")).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{output:?} {said}");
-    assert!(said.contains("no space left on device (ENOSPC); waiting"), "{said}");
-    assert!(String::from_utf8(output.stdout).unwrap().contains("verified"));
+    for (policy, words) in [("enospc", "; waiting"), ("stop", "; waiting"), ("ignore", "; trying again")] {
+        let scratch = Scratch::new();
+        let source = scratch.file("src", 4 * MIB, &[(0, 4 * MIB)]);
+        let disk = scratch.path("disk");
+        fs::create_dir(&disk).unwrap();
+        let copy = mirror(&source, &disk.join("dst"), &["--create", "--verify", "--on-target-error", policy]);
+        let script = format!(
+            "exec unshare --map-root-user --mount sh -c '
+                mount -t tmpfs -o size=6m tmpfs \"{0}\" && head -c 4M /dev/zero > \"{0}/ballast\" || exit 9
+                (while ! test -s \"{0}/../said\"; do sleep 0.1; done; rm \"{0}/ballast\") &
+                \"$@\" 2> \"{0}/../said\"' sh \"$@\"",
+            disk.display()
+        );
+        let output = within(&script, &copy).output().unwrap();
+        let said = fs::read_to_string(scratch.path("said")).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{policy}: {output:?} {said}");
+        assert!(said.contains(&format!("no space left on device (ENOSPC){words}")), "{policy}: {said}");
+        assert!(String::from_utf8(output.stdout).unwrap().contains("verified"), "{policy}");
+    }
 }

@@ -111,25 +111,6 @@ fn the_summary_has_the_numbers() {
 }
 
 #[test]
-fn a_difference_fails_the_command_and_is_located() {
-    let scratch = Scratch::new();
-    let (source, target) = (scratch.file("src", LENGTH, &[(9 * MIB + 5, 10 * MIB)]), scratch.path("dst"));
-    // Nothing is copied, so all that is not zero differs.
-    let output =
-        ends_with(mirror(&source, &target, &["--create", "--sync", "none", "--verify", "--json"]), 1);
-    let message = complaint(&output);
-    assert!(
-        message.contains(&format!("differs from {} at offset {}", source.display(), 9 * MIB + 5)),
-        "{message}"
-    );
-    let summary = json(&output);
-    assert_eq!(summary["result"], "failed");
-    assert_eq!(summary["verified"], false);
-    assert_eq!(summary["first_difference"], 9 * MIB + 5);
-    assert_eq!(summary["error"], message);
-}
-
-#[test]
 fn the_speed_is_kept_to() {
     let scratch = Scratch::new();
     let (source, target) = (scratch.file("src", 6 * MIB, &[(0, 6 * MIB)]), scratch.path("dst"));

@@ -117,7 +117,8 @@ pub const MIRROR_JOB_AUTO_DISMISS: u32 = 16;
 /// Job flag: complete as soon as the job is ready.
 pub const MIRROR_JOB_AUTO_COMPLETE: u32 = 32;
 /// Job flag: whoever brings news (a completion, a guest request) drives the job if nobody does, so that a carried guest
-/// write need not wait for the thread that polls. Device callbacks then run on those threads too.
+/// write need not wait for the thread that polls. Device callbacks and `prepare` then run on those threads too. It is to
+/// be polled all the same: time passes only there.
 pub const MIRROR_JOB_INLINE: u32 = 64;
 
 /// `mirror_job_poll`: nothing to do until `wake_at_ns`, or until the job wakes its host.

@@ -335,8 +335,10 @@ pub unsafe extern "C" fn mirror_device_complete(
 
 /// Tells what the next `length` bytes of an extents request hold, before it is completed. `flags`: `MIRROR_EXTENT_`.
 ///
-/// Without `MIRROR_EXTENT_DATA` and `MIRROR_EXTENT_ZERO`, what is unallocated is left to the backing, and what is
-/// allocated counts as data. Any thread.
+/// `MIRROR_EXTENT_DATA` and `MIRROR_EXTENT_ZERO` say what a read of the device finds, whichever layer it comes from;
+/// `MIRROR_EXTENT_ALLOCATED` that it comes from this layer, above the base: that is what a job copies with
+/// `MIRROR_SYNC_TOP`. So an overlay tells data of its backing as `MIRROR_EXTENT_DATA` alone. Neither data nor zero is what
+/// no layer holds, which a copy may discard; if it is allocated it counts as data. Any thread.
 ///
 /// 0, or 1 if that is enough for one answer: what follows will be asked for again, so complete the request. `-ENOENT` if no
 /// such request is out; `-EINVAL` for length 0 or an unknown flag.

@@ -4,6 +4,7 @@ use super::constants::MIRROR_NEVER;
 use super::convert::{Versioned, fill_text, to_c};
 use crate::engine::{Counter, Info};
 use std::ffi::{c_char, c_int};
+use std::mem::offset_of;
 
 /// Operations of one kind.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +78,8 @@ pub struct mirror_job_info {
     pub active: mirror_counter,
     /// Bytes of zeroes that were not sent because the target reads zero there.
     pub skipped_zeroes: u64,
-    /// Guest requests that were carried.
+    /// Guest writes, zeroes and discards that ended, well or not, while the job had its filter. `active.ops` are those that
+    /// were carried.
     pub guest_writes: u64,
     /// Failures that were told.
     pub errors: u64,
@@ -91,12 +93,15 @@ pub struct mirror_job_info {
     pub eta_ns: u64,
     /// Bytes in a chunk.
     pub granularity: u64,
+    /// Copies of guest data that were made meanwhile: of carried writes without `MIRROR_WRITE_STABLE`, and where a device
+    /// wants its memory better aligned than the guest's.
+    pub bounce_copies: u64,
 }
 
 // SAFETY: repr(C), begins with the size; zero is a value of integers and of bool.
 unsafe impl Versioned for mirror_job_info {
     const NAME: &'static str = "mirror_job_info";
-    const FIRST: usize = size_of::<Self>();
+    const FIRST: usize = offset_of!(Self, bounce_copies);
 }
 
 impl mirror_job_info {
@@ -141,6 +146,7 @@ impl mirror_job_info {
             copy_rate: info.copy_rate,
             eta_ns: info.eta_ns.unwrap_or(MIRROR_NEVER),
             granularity: info.granularity,
+            bounce_copies: info.bounce_copies,
         }
     }
 }

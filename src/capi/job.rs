@@ -31,8 +31,8 @@ pub struct mirror_job {
 /// `options` is refused is nothing taken, because then nothing of them can be read.
 ///
 /// 0, and `*out` is to be freed with `mirror_job_free`; `-EINVAL` for an option that makes no sense, for a target that is
-/// the source, and for `replaces` of another length than the target; `-EROFS` for a read-only target; `-EBUSY` if the
-/// filter has a job; `-EEXIST` if the id is taken; `-EOPNOTSUPP` to carry the writes of a filter that is used with
+/// the source, and for `replaces` that is the job's own filter, sits on the target or has another length; `-EROFS` for a read-only target; `-EBUSY` if the
+/// filter, or the one to be replaced, has a job; `-EEXIST` if the id is taken; `-EOPNOTSUPP` to carry the writes of a filter that is used with
 /// `mirror_filter_begin`; `-ENOMEM`. `mirror_last_error` names the option, its value and the rule.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_new(
@@ -65,7 +65,10 @@ pub unsafe extern "C" fn mirror_job_new(
     })
 }
 
-/// Starts the job: created → running. `-EPERM` if it was started before.
+/// Starts the job: created → running. The work is done by `mirror_job_poll`. What is wrong with the two devices together,
+/// such as different lengths, ends the job, whose result says it.
+///
+/// Created. 0; `-EPERM` in another state. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_start(job: *mut mirror_job) -> c_int {
     // SAFETY: the host passes NULL or a handle.
@@ -80,9 +83,12 @@ pub unsafe extern "C" fn mirror_job_start(job: *mut mirror_job) -> c_int {
 /// if there is none.
 ///
 /// `MIRROR_POLL_IDLE`: wait for `mirror_job_fd` or `wake`, or for `*wake_at_ns`. `MIRROR_POLL_BUSY`: call again soon.
-/// `MIRROR_POLL_CONCLUDED`: the job is over. `-EBUSY` while another thread is in it, or from inside a callback of whoever
-/// drives the job; a thread that drives it for `MIRROR_JOB_INLINE` is no hindrance, it goes on with what is to be done.
-/// After an internal failure the job is over with `-ENOTRECOVERABLE` as its result, and the guest's I/O goes on.
+/// `MIRROR_POLL_CONCLUDED`: the job is over and has left its filter and its devices; until a poll says so the guest's
+/// requests may still wait, whatever `mirror_job_query` tells. `-EBUSY` while another thread is in it, or from inside a
+/// callback of whoever drives the job; a thread that drives it for `MIRROR_JOB_INLINE` is no hindrance, it goes on with
+/// what is to be done.
+///
+/// Any state. After an internal failure the job is over with `-ENOTRECOVERABLE` as its result, and the guest's I/O goes on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_poll(job: *mut mirror_job, now_ns: u64, wake_at_ns: *mut u64) -> c_int {
     guard::call("mirror_job_poll", || {
@@ -111,7 +117,8 @@ pub unsafe extern "C" fn mirror_job_fd(job: *mut mirror_job) -> c_int {
 
 /// Stops background operations; the state is paused, or standby, once none is in flight. Carried guest writes go on.
 ///
-/// Created, running, ready. `-EPERM` if it is paused.
+/// Created, running, ready. 0, and the pause takes hold in a later poll; `-EPERM` in another state, or if it is paused by
+/// this function or by an error. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_pause(job: *mut mirror_job) -> c_int {
     // SAFETY: the host passes NULL or a handle.
@@ -120,32 +127,61 @@ pub unsafe extern "C" fn mirror_job_pause(job: *mut mirror_job) -> c_int {
 
 /// Lifts a pause by `mirror_job_pause` or by an error, whose requests are tried again.
 ///
-/// Where the job is paused. `-EPERM` if it isn't.
+/// Wherever the job is paused, or about to be. 0; `-EPERM` if it isn't. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_resume(job: *mut mirror_job) -> c_int {
     // SAFETY: the host passes NULL or a handle.
     guard::unit("mirror_job_resume", || unsafe { get(job) }?.resume())
 }
 
+/// Pauses for the host's own reasons, on top of any other pause: background operations stop, and once none is in flight
+/// (`in_flight_ops` of `mirror_job_query` is 0) the job does nothing to its devices but carry guest writes. For hosts that
+/// want the devices for themselves for a while. It nests, and `mirror_job_resume` doesn't lift it: as many calls of
+/// `mirror_job_drain_end` do. A job that is cancelled by force ends all the same.
+///
+/// Any state; where nothing runs any more it has no effect. 0. Any thread; it doesn't wait.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_job_drain_begin(job: *mut mirror_job) -> c_int {
+    guard::unit("mirror_job_drain_begin", || {
+        // SAFETY: the host passes NULL or a handle.
+        unsafe { get(job) }?.drain_begin();
+        Ok(())
+    })
+}
+
+/// Ends one `mirror_job_drain_begin`. The job goes on when no pause is left.
+///
+/// Any state. 0; `-EPERM` if none is open. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_job_drain_end(job: *mut mirror_job) -> c_int {
+    // SAFETY: the host passes NULL or a handle.
+    guard::unit("mirror_job_drain_end", || unsafe { get(job) }?.drain_end())
+}
+
 /// Finishes: makes source and target equal, holds guest requests back for a moment, calls `prepare`, and switches the
 /// filter to the target.
 ///
-/// Ready, standby. A second call is harmless.
+/// Ready, standby. 0, a second time too; `-EPERM` in another state, or if it is being cancelled. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_complete(job: *mut mirror_job) -> c_int {
     // SAFETY: the host passes NULL or a handle.
     guard::unit("mirror_job_complete", || unsafe { get(job) }?.complete())
 }
 
-/// Leaves the state pending, for a job without `MIRROR_JOB_AUTO_FINALIZE`. Guest requests wait until then: call it as
-/// soon as the PENDING event is seen.
+/// Leaves the state pending, for a job without `MIRROR_JOB_AUTO_FINALIZE`; the next polls call `prepare` and switch the
+/// filter. Guest requests wait until then: call it as soon as the PENDING event is seen.
+///
+/// Pending. 0; `-EPERM` in another state. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_finalize(job: *mut mirror_job) -> c_int {
     // SAFETY: the host passes NULL or a handle.
     guard::unit("mirror_job_finalize", || unsafe { get(job) }?.finalize())
 }
 
-/// Leaves the state concluded, for a job without `MIRROR_JOB_AUTO_DISMISS`.
+/// Leaves the state concluded, for a job without `MIRROR_JOB_AUTO_DISMISS`: its result has been read. It is still to be
+/// freed.
+///
+/// Concluded. 0; `-EPERM` in another state. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_dismiss(job: *mut mirror_job) -> c_int {
     // SAFETY: the host passes NULL or a handle.
@@ -156,24 +192,32 @@ pub unsafe extern "C" fn mirror_job_dismiss(job: *mut mirror_job) -> c_int {
 ///
 /// Once it is ready and without `force` it finishes well: the target is an equal copy of the source at one point in time,
 /// and the result is 0. Before that, or with `force`, it stops as soon as what is in flight is done, and the result is
-/// `-ECANCELED`. From created to pending, but not without `force` while the user has paused it.
+/// `-ECANCELED`; the target's `cancel` callback is called so that it hurries. A force can't be taken back. A pause by an
+/// error is lifted.
+///
+/// From created to pending. 0; `-EPERM` in another state, without `force` while `mirror_job_pause` holds the job, and once
+/// it is being switched. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_cancel(job: *mut mirror_job, force: bool) -> c_int {
     // SAFETY: the host passes NULL or a handle.
     guard::unit("mirror_job_cancel", || unsafe { get(job) }?.cancel(force))
 }
 
-/// Changes the rate limit of background copies, at once. 0 is no limit. From created to standby.
+/// Changes the rate limit of background copies, in bytes per second, at once. 0 is no limit. Guest writes that are carried
+/// are not limited.
+///
+/// From created to standby. 0; `-EPERM` in another state. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_set_speed(job: *mut mirror_job, bytes_per_second: u64) -> c_int {
     // SAFETY: the host passes NULL or a handle.
     guard::unit("mirror_job_set_speed", || unsafe { get(job) }?.set_speed(bytes_per_second))
 }
 
-/// Changes how guest writes reach the target: `MIRROR_COPY_`. From created to standby, before it finishes.
+/// Changes how guest writes reach the target: `MIRROR_COPY_`. Guest requests that were accepted before keep the way that
+/// they are on; `actively_synced` of `mirror_job_query` says when source and target are equal in write-blocking mode.
 ///
-/// 0; `-EINVAL` for an unknown mode; `-EOPNOTSUPP` for a job that commits, and to carry the writes of a filter that is
-/// used with `mirror_filter_begin`.
+/// From created to standby, before it finishes. 0; `-EPERM` in another state, or once it is finishing; `-EINVAL` for an unknown mode; `-EOPNOTSUPP` for a job that commits, and to carry the writes of a filter that is
+/// used with `mirror_filter_begin`. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_change(job: *mut mirror_job, copy_mode: u32) -> c_int {
     guard::unit("mirror_job_change", || {

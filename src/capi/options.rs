@@ -36,7 +36,8 @@ pub struct mirror_job_options {
     pub id: *const c_char,
     /// What the job is for: `MIRROR_KIND_`. Default: `MIRROR_KIND_MIRROR`.
     pub kind: u32,
-    /// What is copied: `MIRROR_SYNC_`. Default: `MIRROR_SYNC_FULL`.
+    /// What is copied: `MIRROR_SYNC_`. Default: `MIRROR_SYNC_FULL`, which for a commit stands for `MIRROR_SYNC_TOP`, the only
+    /// one that it takes.
     pub sync: u32,
     /// How guest writes reach the target: `MIRROR_COPY_`. Default: `MIRROR_COPY_BACKGROUND`.
     pub copy_mode: u32,
@@ -69,7 +70,8 @@ pub struct mirror_job_options {
     pub guest_first_in_flight: u32,
     /// Must be 0.
     pub reserved: u32,
-    /// Another filter that is switched to the target instead of the job's own. NULL, the default: none.
+    /// Another filter that is drained and switched to the target instead of the job's own: as long as the target, not on
+    /// it, without a job, and no other job can have it until this one is over. The job keeps it. NULL, the default: none.
     pub replaces: *mut mirror_filter,
     /// Called when `mirror_job_poll` is worth calling, from any thread, for hosts that don't wait on `mirror_job_fd`: it
     /// tells the thread that polls, and doesn't poll itself.

@@ -349,7 +349,6 @@ impl Engine {
         if !running.told && (!target_out || (ending && request.owns_data)) {
             running.told = true;
             mark_uncarried(&self.tracking, request.range, running.carried, result);
-            self.progress.guest_writes += 1;
             self.outbox.guests_done.push((request.guest, result));
         }
         if target_out {

@@ -212,7 +212,20 @@ impl Options {
                 format_args!("must be at least {MIN_GRANULARITY}"),
             );
         }
-        Ok(Settings { options: self.clone(), granularity, buf_size, buffer_unit, max_in_flight, max_io })
+        let options = Self { sync: self.checked_sync()?, ..self.clone() };
+        Ok(Settings { options, granularity, buf_size, buffer_unit, max_in_flight, max_io })
+    }
+
+    /// A commit copies what is above the base (SPEC F-7). To make everything equal comes to the same, and must not be
+    /// done by zeroing the base first, which the source reads through. To copy less would lose it at the switch.
+    fn checked_sync(&self) -> Result<Sync> {
+        match (self.kind, self.sync) {
+            (JobKind::Mirror, sync) => Ok(sync),
+            (JobKind::CommitActive, Sync::Full | Sync::Top) => Ok(Sync::Top),
+            (JobKind::CommitActive, Sync::None) => {
+                refuse("sync", "NONE", "must be TOP for a commit, or what is above the base would be lost")
+            }
+        }
     }
 
     fn checked_granularity(&self, length: u64, source: &Limits, target: &Limits) -> Result<u64> {
@@ -353,6 +366,19 @@ mod tests {
         assert_eq!(
             error.expect_err("misaligned").message(),
             "granularity 512: must be at least the devices' request alignment, 4096"
+        );
+    }
+
+    #[test]
+    fn a_commit_copies_what_is_above_the_base() {
+        // SPEC F-7
+        let commit = |sync| Options { kind: JobKind::CommitActive, sync, ..Options::default() };
+        for sync in [Sync::Full, Sync::Top] {
+            assert_eq!(check(&commit(sync), 1 << 20).expect("valid").options.sync, Sync::Top);
+        }
+        assert_eq!(
+            check(&commit(Sync::None), 1 << 20).expect_err("would lose data").message(),
+            "sync NONE: must be TOP for a commit, or what is above the base would be lost"
         );
     }
 

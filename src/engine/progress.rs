@@ -96,8 +96,12 @@ pub struct Info {
     pub active: Counter,
     /// Bytes of zeroes that were not sent because the target reads zero there.
     pub skipped_zeroes: u64,
-    /// Guest requests that went through the engine.
+    /// Guest writes, zeroes and discards that ended while the job had its filter. The filter counts them, and its job
+    /// fills it in.
     pub guest_writes: u64,
+    /// Copies of guest data that were made for them: because the guest may change it meanwhile, or because of where it
+    /// lies in memory. Filled in as `guest_writes`.
+    pub bounce_copies: u64,
     /// Failures that were told.
     pub errors: u64,
     /// Events that nobody read in time.
@@ -131,7 +135,6 @@ pub(super) struct Progress {
     discards: Counter,
     flushes: Counter,
     active: Counter,
-    pub(super) guest_writes: u64,
     samples: [Sample; SAMPLES],
     newest: usize,
 }
@@ -234,7 +237,8 @@ impl Engine {
             flushes: progress.flushes,
             active: progress.active,
             skipped_zeroes: progress.skipped,
-            guest_writes: progress.guest_writes,
+            guest_writes: 0,
+            bounce_copies: 0,
             errors: self.errors.count,
             events_dropped: self.events.dropped(),
             dirty_rate,

@@ -4,6 +4,7 @@
 use crate::device::{AlignedBuffer, IoVec, gather, scatter};
 use crate::error::{Errno, Result};
 use crossbeam::queue::ArrayQueue;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Enough for every device that an operating system has.
 const ALIGNMENT: usize = 4096;
@@ -16,20 +17,28 @@ const KEPT: usize = 32;
 #[derive(Debug)]
 pub(super) struct Pool {
     classes: [ArrayQueue<AlignedBuffer>; CLASSES],
+    /// Buffers that were ever taken: each is one request whose data is copied.
+    taken: AtomicU64,
 }
 
 impl Pool {
     pub(super) fn new() -> Self {
-        Self { classes: std::array::from_fn(|_| ArrayQueue::new(KEPT)) }
+        Self { classes: std::array::from_fn(|_| ArrayQueue::new(KEPT)), taken: AtomicU64::new(0) }
     }
 
     /// A buffer of at least this length.
     pub(super) fn take(&self, length: u64) -> Result<AlignedBuffer> {
         let length = usize::try_from(length).map_err(|_| Errno::ENOMEM)?;
+        self.taken.fetch_add(1, Ordering::Relaxed);
         match self.class(length) {
             Some((class, size)) => class.pop().map_or_else(|| AlignedBuffer::new(size, ALIGNMENT), Ok),
             None => AlignedBuffer::new(length, ALIGNMENT),
         }
+    }
+
+    /// How many copies were made so far.
+    pub(super) fn copies(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     pub(super) fn give_back(&self, buffer: AlignedBuffer) {

@@ -38,6 +38,15 @@ pub(crate) struct Hooks {
     pub(crate) carrier: Arc<dyn Carrier>,
 }
 
+/// What a filter has seen since it was made.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traffic {
+    /// Guest writes, zeroes and discards that have ended, well or not.
+    pub(crate) writes: u64,
+    /// Copies of guest data that were made on the way.
+    pub(crate) bounce_copies: u64,
+}
+
 impl Core {
     /// `EOPNOTSUPP` if the host does requests by itself: their data could not be carried.
     pub(crate) fn check_may_carry(&self) -> Result<()> {
@@ -54,6 +63,11 @@ impl Core {
         self.hooks.store(None);
         self.gate.set_carry(false);
         self.open_gate();
+    }
+
+    /// What was seen so far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        Traffic { writes: self.slots.changes(), bounce_copies: self.bounce.copies() }
     }
 
     pub(crate) fn set_carry(&self, carry: bool) {

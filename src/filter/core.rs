@@ -248,6 +248,9 @@ impl Core {
         }
         guest.iov.clear();
         let done = guest.done.take();
+        if kind.changes_data() {
+            self.slots.count_change(index);
+        }
         self.slots.put_back(shard, index);
         let counted = match path {
             Path::Direct(counted) | Path::Stepped(counted) | Path::Host(counted) => {

@@ -25,7 +25,7 @@ mod steps;
 mod waiting;
 
 pub(crate) use carried::Carrier;
-pub(crate) use claim::{Claim, Hooks};
+pub(crate) use claim::{Claim, Hooks, Traffic};
 pub(crate) use core::Core;
 
 use crate::device::{Callback, Device, IoVec, Kind};

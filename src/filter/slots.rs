@@ -80,6 +80,8 @@ pub(super) struct Slot {
     pub(super) step_result: AtomicI32,
     /// The seat that the last request went through.
     seat: AtomicU32,
+    /// Requests that changed data and ended here. Only the slot's owner writes it, so that counting costs no atomic step.
+    changes: AtomicU64,
     next_free: AtomicU32,
     guest: UnsafeCell<Guest>,
 }
@@ -197,6 +199,7 @@ impl Slots {
                 step: AtomicU8::new(0),
                 step_result: AtomicI32::new(0),
                 seat: AtomicU32::new(0),
+                changes: AtomicU64::new(0),
                 next_free: AtomicU32::new(0),
                 guest: UnsafeCell::new(Guest::default()),
             })
@@ -210,6 +213,18 @@ impl Slots {
             self.put_back(shard, index);
         }
         Some(first)
+    }
+
+    /// Counts a request that changed data. The caller owns the slot.
+    pub(super) fn count_change(&self, index: u16) {
+        if let Some(slot) = self.get(index) {
+            slot.changes.store(slot.changes.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Requests that changed data and have ended, in all.
+    pub(super) fn changes(&self) -> u64 {
+        self.all().map(|(_, slot)| slot.changes.load(Ordering::Relaxed)).sum()
     }
 
     /// Every slot that was ever made.

@@ -24,9 +24,10 @@ use crate::clock::Nanos;
 use crate::device::{Device, Kind, Limits, Wake};
 use crate::engine::{BackingMode, CopyMode, Engine, Event, Info, Options, Side, SideInfo, Sync};
 use crate::error::{Errno, Error, IoResult, Result};
-use crate::filter::{Carrier, Claim, Core as FilterCore, Filter, Hooks};
+use crate::filter::{Carrier, Claim, Core as FilterCore, Filter, Hooks, Traffic};
 use crossbeam::queue::SegQueue;
 use driver::{Driver, Outlook};
+use once_cell::sync::OnceCell;
 use registry::Name;
 use requests::{Requests, Seat};
 use signal::Signal;
@@ -129,6 +130,10 @@ struct Shared {
     tracking: Arc<Tracking>,
     links: [Link; 2],
     filter: Arc<FilterCore>,
+    /// What the filter had seen when this job was made.
+    traffic_before: Traffic,
+    /// What it had seen when this job left it.
+    traffic_after: OnceCell<Traffic>,
     /// Keeps the filter alive until the job concludes.
     handle: Mutex<Option<Filter>>,
     replaces: Mutex<Option<Filter>>,
@@ -214,6 +219,8 @@ impl Job {
             inbox: SegQueue::new(),
             links,
             filter: Arc::clone(&core),
+            traffic_before: core.traffic(),
+            traffic_after: OnceCell::new(),
             handle: Mutex::new(Some(filter.clone())),
             replaces: Mutex::new(replaces),
             signal: Signal::new(wake.map(Arc::from)),
@@ -339,7 +346,10 @@ impl Job {
     /// What can be known about the job.
     #[must_use]
     pub fn query(&self) -> Info {
-        self.shared.engine().info()
+        let mut info = self.shared.engine().info();
+        let seen = self.shared.traffic();
+        (info.guest_writes, info.bounce_copies) = (seen.writes, seen.bounce_copies);
+        info
     }
 
     /// The oldest event that was not read.
@@ -613,6 +623,8 @@ impl Shared {
     /// Leaves the filters plain; the first time, after which they may be another job's.
     fn release_filter(&self) {
         if self.hooked.swap(false, Ordering::SeqCst) {
+            // Requests that wait at the gate are those of whoever has the filter next.
+            let _ = self.traffic_after.set(self.filter.traffic());
             self.filter.unhook();
             if let Some(other) = self.replaced() {
                 other.core().unhook();
@@ -621,6 +633,16 @@ impl Shared {
         }
         if self.released.load(Ordering::SeqCst) && self.orphan.load(Ordering::SeqCst) {
             self.unclaim();
+        }
+    }
+
+    /// What the filter has seen while this job had it.
+    fn traffic(&self) -> Traffic {
+        let (before, now) = (self.traffic_before, self.traffic_after.get().copied());
+        let now = now.unwrap_or_else(|| self.filter.traffic());
+        Traffic {
+            writes: now.writes - before.writes,
+            bounce_copies: now.bounce_copies - before.bounce_copies,
         }
     }
 

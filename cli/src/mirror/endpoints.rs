@@ -26,7 +26,7 @@ impl Endpoints {
         arguments
             .options()
             .check(source.length(), source.limits(), &Limits::default())
-            .map_err(|error| Failure::Usage(error.message().to_owned()))?;
+            .map_err(|error| Failure::Usage(as_typed(error.message())))?;
         if !arguments.create {
             must_exist(&arguments.target, "pass --create to make it")?;
         }
@@ -40,6 +40,14 @@ impl Endpoints {
     pub(super) fn request_alignment(&self) -> u32 {
         self.source.limits().request_alignment.max(self.target.limits().request_alignment)
     }
+}
+
+/// What the library says of an option, with the option's name as it is typed.
+fn as_typed(message: &str) -> String {
+    [("granularity", "--granularity"), ("buf_size", "--buf-size")]
+        .iter()
+        .find_map(|(name, typed)| Some(format!("{typed}{}", message.strip_prefix(name)?)))
+        .unwrap_or_else(|| message.to_owned())
 }
 
 fn must_exist(path: &Path, advice: &str) -> Result<(), Failure> {

@@ -1,8 +1,8 @@
 //! The options of `mirror`, and what they mean to the library.
 
 use crate::size::Size;
-use blkmirror::engine::{self, Options};
-use clap::{Args, ValueEnum};
+use blkmirror::engine::{self, MAX_IN_FLIGHT, Options};
+use clap::{Args, ValueEnum, value_parser};
 use std::path::PathBuf;
 
 /// Copy SRC to DST, which is as long as SRC, and see that it is on the disk
@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
     speed: Option<Size>,
 
     /// Most copies at a time [default: 16]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(MAX_IN_FLIGHT)))]
     pub(crate) in_flight: Option<u32>,
 
     /// Bypass the page cache
@@ -44,37 +44,37 @@ pub(crate) struct Arguments {
 
     /// Read both again afterwards and compare
     #[arg(long)]
-    pub(crate) verify: bool,
+    verify: bool,
 
     /// Print a summary as JSON
     #[arg(long)]
     json: bool,
 
-    /// What to copy: everything, what is allocated, or nothing
-    #[arg(long, value_enum, default_value_t = Sync::Full)]
-    sync: Sync,
+    /// What to copy. If that isn't everything, both are compared afterwards, as with --verify
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = Sync::Full)]
+    pub(super) sync: Sync,
 
     /// How writes to SRC would reach DST; without any, both copy the same
-    #[arg(long, value_enum, default_value_t = CopyMode::Background)]
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = CopyMode::Background)]
     copy_mode: CopyMode,
 
     /// What to do if SRC can't be read
-    #[arg(long, value_enum, default_value_t = Policy::Report)]
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t = Policy::Report)]
     on_source_error: Policy,
 
     /// What to do if DST can't be written
-    #[arg(long, value_enum, default_value_t = Policy::Report)]
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t = Policy::Report)]
     on_target_error: Policy,
 
-    /// DST reads as zero now: leave out what is zero
+    /// Leave out what is zero: DST reads as zero now, which is taken on trust (--verify would find out)
     #[arg(long)]
-    target_is_zero: bool,
+    pub(super) target_is_zero: bool,
 
-    /// Never give back DST's blocks where SRC is zero
+    /// Keep DST's blocks where SRC is zero, and write zeroes to them, instead of making holes
     #[arg(long)]
     no_unmap: bool,
 
-    /// Look for zeroes in what is copied, and make holes of them
+    /// Look for zeroes in what is copied, and make holes of them. SRC's own holes are kept in any case
     #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On)]
     detect_zeroes: Switch,
 }
@@ -91,11 +91,16 @@ impl Arguments {
         if self.json { Report::Json } else { Report::Line }
     }
 
+    /// Whether both are read again: where not all is copied, only that tells whether the copy is whole.
+    pub(super) fn compares(&self) -> bool {
+        self.verify || self.sync != Sync::Full
+    }
+
     /// The job's options.
     pub(super) fn options(&self) -> Options {
         let size = |size: Option<Size>| size.map_or(0, |Size(bytes)| bytes);
         Options {
-            id: Some("mirror".to_owned()),
+            id: Some(super::JOB.to_owned()),
             sync: self.sync.into(),
             copy_mode: self.copy_mode.into(),
             granularity: size(self.granularity),
@@ -113,13 +118,13 @@ impl Arguments {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Sync {
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Sync {
     /// Everything
     Full,
-    /// What is allocated
+    /// What is allocated: where SRC has holes, DST keeps what it has
     Top,
-    /// Nothing: there is no guest whose writes could be copied
+    /// Only what is written to SRC meanwhile, which is nothing: DST keeps what it has, and is compared
     None,
 }
 
@@ -155,7 +160,7 @@ impl From<CopyMode> for engine::CopyMode {
 enum Policy {
     /// Give up
     Report,
-    /// Try again at once, for ever
+    /// Try again, for ever
     Ignore,
     /// Say so, wait, and try again every few seconds
     Stop,

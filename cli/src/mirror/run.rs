@@ -97,6 +97,8 @@ impl Watch {
                 mishap.range.len(),
                 mishap.errno
             ));
+        } else if self.errors == MOST_SHOWN + 1 {
+            self.progress.complain("there are more errors; they are only counted from here on");
         }
     }
 

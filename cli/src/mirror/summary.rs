@@ -34,6 +34,8 @@ pub(super) struct Summary {
     seconds: f64,
     /// `bytes` per second.
     rate: u64,
+    /// What was zeroed, or asked whether it holds data, before the copy began.
+    prepared: u64,
     /// Of `bytes`, what reads zero on the target without having been written.
     zeroes_skipped: u64,
     /// How many requests failed, those that were tried again included.
@@ -96,6 +98,7 @@ impl Summary {
             bytes: info.done,
             seconds,
             rate: (info.done as f64 / seconds.max(1e-9)) as u64,
+            prepared: info.prepared,
             zeroes_skipped: info.skipped_zeroes,
             errors: info.errors,
             granularity: info.granularity,

@@ -10,12 +10,25 @@ A mirror copies a live disk to another device, keeps the two equal while a guest
             job.run()
 """
 
-from . import device, errors, filter, job
+from . import device, errors, events, filter, info, job, log, options
 from ._ffi import lib as _lib
 from .device import *  # noqa: F401,F403
 from .errors import MirrorError
+from .events import *  # noqa: F401,F403
 from .filter import *  # noqa: F401,F403
+from .info import *  # noqa: F401,F403
 from .job import *  # noqa: F401,F403
+from .log import *  # noqa: F401,F403
+from .options import *  # noqa: F401,F403
 
 __version__ = _lib.mirror_version_string().decode()
-__all__ = ["MirrorError", *device.__all__, *filter.__all__, *job.__all__]
+__all__ = [
+    "MirrorError",
+    *device.__all__,
+    *events.__all__,
+    *filter.__all__,
+    *info.__all__,
+    *job.__all__,
+    *log.__all__,
+    *options.__all__,
+]

@@ -23,6 +23,7 @@ HOOK = c.CFUNCTYPE(None, c.c_void_p)
 REAP = c.CFUNCTYPE(c.c_int, c.c_void_p)
 PREPARE = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p)
 TELL = c.CFUNCTYPE(None, c.c_void_p, c.c_int)
+LOG = c.CFUNCTYPE(None, c.c_void_p, c.c_uint32, c.c_char_p)
 
 
 class Iovec(c.Structure):
@@ -135,6 +136,7 @@ class JobInfo(c.Structure):
         ("copy_rate", c.c_uint64),
         ("eta_ns", c.c_uint64),
         ("granularity", c.c_uint64),
+        ("bounce_copies", c.c_uint64),
     ]
 
 
@@ -159,6 +161,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "mirror_version_string": (c.c_char_p, []),
     "mirror_clock_ns": (U64, []),
     "mirror_last_error": (c.c_char_p, []),
+    "mirror_set_log": (INT, [LOG, c.c_void_p, c.c_uint32, HOOK]),
     "mirror_device_new": (INT, [c.POINTER(DeviceOps), c.POINTER(DeviceLimits), c.c_void_p, OUT]),
     "mirror_device_open_file": (INT, [c.c_char_p, c.c_uint32, U64, OUT]),
     "mirror_device_new_memory": (INT, [U64, OUT]),
@@ -167,14 +170,19 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "mirror_device_extent": (INT, [HANDLE, U64, U64, c.c_uint32]),
     "mirror_device_kick": (INT, [HANDLE]),
     "mirror_device_query": (INT, [HANDLE, c.POINTER(DeviceLimits)]),
+    "mirror_device_refused": (INT, [HANDLE, c.POINTER(U64)]),
     "mirror_device_same": (INT, [HANDLE, HANDLE]),
     "mirror_device_free": (None, [HANDLE]),
+    "mirror_filter_new": (INT, [HANDLE, OUT]),
     "mirror_filter_new_aligned": (INT, [HANDLE, c.c_uint32, OUT]),
     "mirror_filter_read": (INT, [HANDLE, U64, c.POINTER(Iovec), c.c_size_t, c.c_uint32, TELL, c.c_void_p]),
     "mirror_filter_write": (INT, [HANDLE, U64, c.POINTER(Iovec), c.c_size_t, c.c_uint32, TELL, c.c_void_p]),
     "mirror_filter_zero": (INT, [HANDLE, U64, U64, c.c_uint32, TELL, c.c_void_p]),
     "mirror_filter_discard": (INT, [HANDLE, U64, U64, TELL, c.c_void_p]),
     "mirror_filter_flush": (INT, [HANDLE, TELL, c.c_void_p]),
+    "mirror_filter_begin": (INT, [HANDLE, c.c_uint32, U64, U64, c.POINTER(U64)]),
+    "mirror_filter_end": (INT, [HANDLE, U64, INT]),
+    "mirror_filter_set_opened": (INT, [HANDLE, HOOK, c.c_void_p, HOOK]),
     "mirror_filter_mark_dirty": (INT, [HANDLE, U64, U64]),
     "mirror_filter_device": (INT, [HANDLE, OUT]),
     "mirror_filter_length": (INT, [HANDLE, c.POINTER(U64)]),
@@ -186,6 +194,8 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "mirror_job_fd": (INT, [HANDLE]),
     "mirror_job_pause": (INT, [HANDLE]),
     "mirror_job_resume": (INT, [HANDLE]),
+    "mirror_job_drain_begin": (INT, [HANDLE]),
+    "mirror_job_drain_end": (INT, [HANDLE]),
     "mirror_job_complete": (INT, [HANDLE]),
     "mirror_job_finalize": (INT, [HANDLE]),
     "mirror_job_dismiss": (INT, [HANDLE]),
@@ -193,6 +203,9 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "mirror_job_set_speed": (INT, [HANDLE, U64]),
     "mirror_job_change": (INT, [HANDLE, c.c_uint32]),
     "mirror_job_query": (INT, [HANDLE, c.POINTER(JobInfo)]),
+    "mirror_status_name": (c.c_char_p, [c.c_uint32]),
+    "mirror_event_name": (c.c_char_p, [c.c_uint32]),
+    "mirror_operation_name": (c.c_char_p, [c.c_uint32]),
     "mirror_job_next_event": (INT, [HANDLE, c.POINTER(Event)]),
     "mirror_job_free": (INT, [HANDLE]),
 }

@@ -5,22 +5,77 @@ from __future__ import annotations
 import ctypes as c
 import os
 import threading
+import weakref
+from dataclasses import dataclass
 from enum import Enum, IntFlag
-from typing import Any, Callable, Iterable, Optional, Tuple, Union
+from typing import Any, Callable, Iterable, Optional, Tuple, TypeVar, Union
 
 from . import _ffi
 from ._ffi import lib
 from .errors import check, errno_of
 
-__all__ = ["Answer", "BaseDevice", "Device", "ExtentFlags", "FileDevice", "MemoryDevice", "NullDevice", "Request"]
+__all__ = [
+    "Answer",
+    "BaseDevice",
+    "Device",
+    "DeviceFlags",
+    "ExtentFlags",
+    "FileDevice",
+    "Limits",
+    "MemoryDevice",
+    "NullDevice",
+    "Request",
+]
 
 
 class ExtentFlags(IntFlag):
-    """What a stretch of a device holds."""
+    """What a stretch of a device holds. Neither data nor zero: what no layer holds."""
 
+    NONE = 0
     DATA = 1
+    """A read finds data, whichever layer it comes from."""
     ZERO = 2
+    """A read finds zeroes."""
     ALLOCATED = 4
+    """It comes from this layer, above the base: what a job copies with ``Sync.TOP``."""
+
+
+class DeviceFlags(IntFlag):
+    """What a device promises."""
+
+    NONE = 0
+    READ_ONLY = 1
+    """It refuses every change."""
+    CHEAP_ZERO = 2
+    """A zero that may deallocate is much cheaper than writing zeroes."""
+    READS_ZERO = 4
+    """Every byte reads as zero now."""
+    DISCARD_ZEROES = 8
+    """A discarded range reads as zero."""
+    UNATTACHED_BACKING = 16
+    """A backing layer will be attached later, so what is unallocated won't read as zero then."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a device is like. 0 is "no limit", "any" or "none". Sizes are bytes."""
+
+    request_alignment: int = 1
+    """Offsets and lengths are multiples of this: a power of two up to 65536."""
+    memory_alignment: int = 1
+    """Buffers begin on multiples of this: a power of two up to 65536."""
+    max_iov: int = 0
+    """Most buffers in one request."""
+    flags: DeviceFlags = DeviceFlags.NONE
+    max_transfer: int = 0
+    """Most bytes in one read or write, at least 512."""
+    max_zero: int = 0
+    max_discard: int = 0
+    zero_alignment: int = 0
+    """Zeroes are worth sending on multiples of this."""
+    discard_alignment: int = 0
+    cluster_size: int = 0
+    """The device's own allocation unit."""
 
 
 class Answer(Enum):
@@ -30,6 +85,9 @@ class Answer(Enum):
     """``request.complete()`` will be called later, from any thread."""
     AGAIN = _ffi.AGAIN
     """No room: to be offered again after something has completed, or :meth:`Device.kick`."""
+
+
+D = TypeVar("D", bound="BaseDevice")
 
 
 class BaseDevice:
@@ -56,6 +114,30 @@ class BaseDevice:
         """Bytes."""
         return int(self._limits().length)
 
+    @property
+    def limits(self) -> Limits:
+        """The limits as they are used: a 0 that meant "no limit" is replaced by the most that is ever sent."""
+        told = self._limits()
+        return Limits(
+            request_alignment=told.request_alignment,
+            memory_alignment=told.memory_alignment,
+            max_iov=told.max_iov,
+            flags=DeviceFlags(told.flags),
+            max_transfer=told.max_transfer,
+            max_zero=told.max_zero,
+            max_discard=told.max_discard,
+            zero_alignment=told.zero_alignment,
+            discard_alignment=told.discard_alignment,
+            cluster_size=told.cluster_size,
+        )
+
+    @property
+    def refused(self) -> int:
+        """Completions that were refused so far: second ones, stale ones, and of requests that never were."""
+        count = c.c_uint64()
+        check(lib.mirror_device_refused(self.handle, c.byref(count)))
+        return count.value
+
     def same(self, other: "BaseDevice") -> bool:
         """Whether the two are the same storage."""
         return bool(check(lib.mirror_device_same(self.handle, other.handle)))
@@ -66,7 +148,7 @@ class BaseDevice:
         if handle is not None:
             lib.mirror_device_free(handle)
 
-    def __enter__(self) -> "BaseDevice":
+    def __enter__(self: "D") -> "D":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,7 +210,7 @@ class Request:
 
 class Device(BaseDevice):
     """A device in Python: subclass it and override :meth:`read`, :meth:`write`, and whichever of ``zero``, ``discard``,
-    ``flush``, ``extents`` and ``truncate`` there is.
+    ``flush``, ``extents``, ``truncate``, ``on_cancel`` and ``on_poll`` there is.
 
     Callbacks run on whichever thread has a request, several at once. An exception fails the request (with its ``errno``
     if it is an ``OSError``, else ``EIO``) and is raised again from the next :meth:`blkmirror.Job.poll` of a job that uses
@@ -137,37 +219,28 @@ class Device(BaseDevice):
     The memory that ``read`` fills and ``write`` is given is the library's: don't keep it beyond the request.
     """
 
-    def __init__(
-        self,
-        length: int,
-        *,
-        request_alignment: int = 1,
-        max_transfer: int = 0,
-        cluster_size: int = 0,
-        read_only: bool = False,
-        reads_zero: bool = False,
-        discard_zeroes: bool = False,
-        cheap_zero: bool = False,
-    ) -> None:
+    def __init__(self, length: int, limits: Limits = Limits()) -> None:
         super().__init__()
         self._raised: list[BaseException] = []
         self._lock = threading.Lock()
-        limits = _ffi.DeviceLimits()
-        limits.struct_size = c.sizeof(limits)
-        limits.length = length
-        limits.request_alignment = request_alignment
-        limits.max_transfer = max_transfer
-        limits.cluster_size = cluster_size
-        limits.flags = (
-            (1 if read_only else 0)
-            | (2 if cheap_zero else 0)
-            | (4 if reads_zero else 0)
-            | (8 if discard_zeroes else 0)
-        )
+        told = _ffi.DeviceLimits()
+        told.struct_size = c.sizeof(told)
+        told.length = length
+        told.request_alignment = limits.request_alignment
+        told.memory_alignment = limits.memory_alignment
+        told.max_iov = limits.max_iov
+        told.flags = limits.flags
+        told.max_transfer = limits.max_transfer
+        told.max_zero = limits.max_zero
+        told.max_discard = limits.max_discard
+        told.zero_alignment = limits.zero_alignment
+        told.discard_alignment = limits.discard_alignment
+        told.cluster_size = limits.cluster_size
         self._ops = self._make_ops()
-        # The library's pointer back here; `close` takes it away again.
-        _KEPT[id(self._ops)] = self._ops
-        self._take(lib.mirror_device_new, c.byref(self._ops), c.byref(limits), c.c_void_p(id(self._ops)))
+        # The library's pointer back here; `_close` takes it away again.
+        _KEPT[id(self._ops)] = self._ops, self._closed
+        self._take(lib.mirror_device_new, c.byref(self._ops), c.byref(told), c.c_void_p(id(self._ops)))
+        _LIVE.add(self)
 
     # What a subclass overrides.
 
@@ -199,6 +272,12 @@ class Device(BaseDevice):
         """Change the device's length."""
         raise NotImplementedError
 
+    def on_cancel(self) -> None:
+        """A job that uses the device is being cancelled: hurry what is in flight."""
+
+    def on_poll(self) -> None:
+        """Reap completions, for a device without a thread of its own: called at the start of each ``Job.poll``."""
+
     def on_close(self) -> None:
         """The library doesn't use the device any more."""
 
@@ -226,13 +305,12 @@ class Device(BaseDevice):
             if lib.mirror_device_extent(self.handle, token, stretch, int(flags)) != 0:
                 break
 
+    def _closed(self) -> None:
+        self._guard(lambda: self.on_close())
+
     def _make_ops(self) -> _ffi.DeviceOps:
         def has(name: str) -> bool:
             return getattr(type(self), name) is not getattr(Device, name)
-
-        def close(opaque: int) -> None:
-            _KEPT.pop(opaque, None)
-            self._guard(lambda: self.on_close())
 
         ops = _ffi.DeviceOps()
         ops.struct_size = c.sizeof(ops)
@@ -268,12 +346,35 @@ class Device(BaseDevice):
             ops.truncate = _ffi.TRUNCATE(
                 lambda _, token, length: self._guard(lambda: self.truncate(Request(self, token), length))
             )
-        ops.close = _ffi.HOOK(close)
+        if has("on_cancel"):
+            ops.cancel = _ffi.HOOK(lambda _: None if self._guard(lambda: self.on_cancel()) else None)
+        if has("on_poll"):
+            ops.poll = _ffi.REAP(lambda _: self._guard(lambda: self.on_poll()))
+        ops.close = _on_close
         return ops
 
 
-# The callbacks of each device that the library may still call.
-_KEPT: "dict[int, _ffi.DeviceOps]" = {}
+# The callbacks of each device that the library may still call, and whom to tell when it won't any more.
+_KEPT: "dict[int, tuple[_ffi.DeviceOps, Callable[[], None]]]" = {}
+
+
+def _close(opaque: int) -> None:
+    _, closed = _KEPT.pop(opaque)
+    closed()
+
+
+# One for all devices: a callback must not be freed from inside itself.
+_on_close = _ffi.HOOK(_close)
+
+
+# The devices in Python that somebody still has, for jobs to find those that they use.
+_LIVE: "weakref.WeakSet[Device]" = weakref.WeakSet()
+
+
+def devices_under(is_source: "Callable[[BaseDevice], bool]", target: BaseDevice) -> "list[Device]":
+    """The devices in Python that a job uses, which raise from its poll what their callbacks raised."""
+    used = [device for device in list(_LIVE) if device._handle is not None and is_source(device)]
+    return [*used, target] if isinstance(target, Device) else used
 
 
 def _views(iov: int, count: int) -> "list[memoryview]":

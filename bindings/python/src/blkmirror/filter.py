@@ -7,12 +7,13 @@ import itertools
 import os
 import threading
 from concurrent.futures import Future
-from typing import Any, Callable, Dict, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from . import _ffi
 from ._ffi import lib
 from .device import BaseDevice
-from .errors import MirrorError, check
+from .errors import MirrorError, check, errno_of
+from .events import Operation
 
 __all__ = ["Filter"]
 
@@ -46,16 +47,24 @@ def _check_may_wait() -> None:
 _told = _ffi.TELL(_tell)
 
 
+# The opened hooks that the library may still call.
+_opened: Dict[int, Any] = {}
+_on_closed = _ffi.HOOK(lambda number: _opened.pop(number, None) and None)
+
+
 class Filter:
     """A live disk on a device. Use it in a ``with`` statement, or close it.
 
     Requests that return a future are done when it is; the others wait. Who waits must not be the thread that polls
     the job: in write-blocking mode, or while the disk is being switched, they would wait for each other. Nor can a callback
     of a future wait: ``RuntimeError``.
+
+    ``alignment``: guests keep to its multiples, where the source itself asks for less; choose the target's.
     """
 
     def __init__(self, source: BaseDevice, *, alignment: int = 1) -> None:
         self._handle: Optional[int] = None
+        self._raised: List[BaseException] = []
         out = c.c_void_p()
         check(lib.mirror_filter_new_aligned(source.handle, alignment, c.byref(out)))
         self._handle = out.value
@@ -74,14 +83,17 @@ class Filter:
         check(lib.mirror_filter_length(self.handle, c.byref(length)))
         return length.value
 
+    @property
+    def device(self) -> BaseDevice:
+        """A new handle to the device that guest requests go to now: close it."""
+        device = BaseDevice()
+        device._take(lib.mirror_filter_device, self.handle)
+        return device
+
     def is_on(self, device: BaseDevice) -> bool:
         """Whether guest requests go to this device now."""
-        out = c.c_void_p()
-        check(lib.mirror_filter_device(self.handle, c.byref(out)))
-        try:
-            return bool(check(lib.mirror_device_same(out, device.handle)))
-        finally:
-            lib.mirror_device_free(out)
+        with self.device as now:
+            return now.same(device)
 
     def _submit(self, call: Callable[..., int], *arguments: Any, keep: Any = None) -> "Future[int]":
         future: "Future[int]" = Future()
@@ -120,21 +132,70 @@ class Filter:
         _check_may_wait()
         self.write_async(offset, data, fua=fua).result()
 
-    def zero(self, offset: int, length: int, *, may_unmap: bool = False) -> None:
+    def zero_async(self, offset: int, length: int, *, may_unmap: bool = False, fua: bool = False) -> "Future[int]":
+        """Makes the range read as zero."""
+        flags = (_ffi.MAY_UNMAP if may_unmap else 0) | (_ffi.FUA if fua else 0)
+        return self._submit(lib.mirror_filter_zero, offset, length, flags)
+
+    def discard_async(self, offset: int, length: int) -> "Future[int]":
+        """The range's content is no longer needed."""
+        return self._submit(lib.mirror_filter_discard, offset, length)
+
+    def flush_async(self) -> "Future[int]":
+        """Makes durable what is done."""
+        return self._submit(lib.mirror_filter_flush)
+
+    def zero(self, offset: int, length: int, *, may_unmap: bool = False, fua: bool = False) -> None:
         """Makes the range read as zero, and waits."""
         _check_may_wait()
-        flags = _ffi.MAY_UNMAP if may_unmap else 0
-        self._submit(lib.mirror_filter_zero, offset, length, flags).result()
+        self.zero_async(offset, length, may_unmap=may_unmap, fua=fua).result()
 
     def discard(self, offset: int, length: int) -> None:
         """The range's content is no longer needed. Waits."""
         _check_may_wait()
-        self._submit(lib.mirror_filter_discard, offset, length).result()
+        self.discard_async(offset, length).result()
 
     def flush(self) -> None:
         """Makes durable what is done, and waits."""
         _check_may_wait()
-        self._submit(lib.mirror_filter_flush).result()
+        self.flush_async().result()
+
+    def begin(self, operation: Operation, offset: int = 0, length: int = 0) -> Optional[int]:
+        """Announces a request that the host carries out by itself, on :attr:`device`; the ticket is for :meth:`end`.
+
+        ``None`` while the disk is being switched: try again when the hook of :meth:`set_opened` is called.
+        """
+        ticket = c.c_uint64()
+        answer = check(lib.mirror_filter_begin(self.handle, operation, offset, length, c.byref(ticket)))
+        return None if answer == _ffi.AGAIN else ticket.value
+
+    def end(self, ticket: int, error: Optional[BaseException] = None) -> None:
+        """The request of this ticket is done, or failed with this exception; before the guest is told."""
+        check(lib.mirror_filter_end(self.handle, ticket, -errno_of(error) if error else 0))
+
+    def set_opened(self, hook: Optional[Callable[[], None]]) -> None:
+        """What is called, from any thread, when :meth:`begin` is worth trying again after it answered ``None``.
+
+        What it raises is raised again from the next :meth:`blkmirror.Job.poll` of the filter's job.
+        """
+        if hook is None:
+            check(lib.mirror_filter_set_opened(self.handle, _ffi.HOOK(), None, _ffi.HOOK()))
+            return
+        wanted, raised = hook, self._raised
+
+        def on_opened(_: int) -> None:
+            try:
+                wanted()
+            except BaseException as error:  # Nothing may leave a callback.
+                raised.append(error)
+
+        kept = _ffi.HOOK(on_opened)
+        _opened[id(kept)] = kept
+        check(lib.mirror_filter_set_opened(self.handle, kept, id(kept), _on_closed))
+
+    def take_raised(self) -> Optional[BaseException]:
+        """The first exception of the opened hook that was not raised yet."""
+        return self._raised.pop(0) if self._raised else None
 
     def mark_dirty(self, offset: int, length: int) -> None:
         """The range was written behind the filter's back."""

@@ -5,148 +5,31 @@ from __future__ import annotations
 import ctypes as c
 import select
 import time
-from dataclasses import dataclass
+from contextlib import contextmanager
 from enum import IntEnum
-from typing import Callable, Iterator, List, NamedTuple, Optional
+from typing import Callable, Iterator, List, NamedTuple, Optional, Union
 
 from . import _ffi
 from ._ffi import lib
-from .device import BaseDevice, Device
+from .device import BaseDevice, Device, devices_under
 from .errors import check, errno_of
+from .events import Event, read_event
 from .filter import Filter
+from .info import JobInfo, read_info
+from .options import BackingMode, CopyMode, ErrorPolicy, Kind, PrepareInfo, Sync
 
-__all__ = [
-    "Action",
-    "BackingMode",
-    "CopyMode",
-    "Counter",
-    "ErrorPolicy",
-    "Event",
-    "EventType",
-    "Info",
-    "IoStatus",
-    "Job",
-    "Kind",
-    "Operation",
-    "Poll",
-    "PollState",
-    "PrepareInfo",
-    "Side",
-    "Status",
-    "Sync",
-]
-
-
-class Kind(IntEnum):
-    """What a job is for."""
-
-    MIRROR = 0
-    COMMIT_ACTIVE = 1
-
-
-class Sync(IntEnum):
-    """What is copied."""
-
-    FULL = 0
-    TOP = 1
-    NONE = 2
-
-
-class CopyMode(IntEnum):
-    """How guest writes reach the target."""
-
-    BACKGROUND = 0
-    WRITE_BLOCKING = 1
-
-
-class ErrorPolicy(IntEnum):
-    """What to do about a failed request."""
-
-    REPORT = 0
-    IGNORE = 1
-    STOP = 2
-    ENOSPC = 3
-    AUTO = 4
-
-
-class BackingMode(IntEnum):
-    """Which backing the target gets at the switch."""
-
-    SOURCE_CHAIN = 0
-    OPEN = 1
-    LEAVE = 2
-
-
-class Status(IntEnum):
-    """Where a job is in its life."""
-
-    CREATED = 1
-    RUNNING = 2
-    PAUSED = 3
-    READY = 4
-    STANDBY = 5
-    WAITING = 6
-    PENDING = 7
-    ABORTING = 8
-    CONCLUDED = 9
-    NULL = 10
-
-
-class IoStatus(IntEnum):
-    """Whether an error has stopped the job."""
-
-    OK = 0
-    FAILED = 1
-    NOSPACE = 2
-
-
-class EventType(IntEnum):
-    """What happened."""
-
-    STATUS = 1
-    READY = 2
-    PENDING = 3
-    ERROR = 4
-    COMPLETED = 5
-    CANCELLED = 6
-
-
-class Operation(IntEnum):
-    """Kinds of requests; 0 where an event names none."""
-
-    NONE = 0
-    READ = 1
-    WRITE = 2
-    ZERO = 3
-    DISCARD = 4
-    FLUSH = 5
-    EXTENTS = 6
-    TRUNCATE = 7
-
-
-class Side(IntEnum):
-    """Which device."""
-
-    NONE = 0
-    SOURCE = 1
-    TARGET = 2
-
-
-class Action(IntEnum):
-    """What was done about an error."""
-
-    NONE = 0
-    REPORT = 1
-    IGNORE = 2
-    STOP = 3
+__all__ = ["Job", "Poll", "PollState"]
 
 
 class PollState(IntEnum):
     """Whether a job wants to be polled again."""
 
     IDLE = 0
+    """Not before :attr:`Poll.wake_at`, or until it wakes its host."""
     BUSY = 1
+    """At once."""
     CONCLUDED = 2
+    """Never: it is over, and has left its filter and its devices."""
 
 
 class Poll(NamedTuple):
@@ -156,81 +39,17 @@ class Poll(NamedTuple):
     wake_at: Optional[int]
 
 
-class Counter(NamedTuple):
-    """Operations of one kind: how many, the bytes of those done well, how many failed."""
-
-    ops: int
-    bytes: int
-    errors: int
-
-
-class PrepareInfo(NamedTuple):
-    """What the prepare hook is told."""
-
-    sync: Sync
-    backing_mode: BackingMode
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a job; fields that its type doesn't name are 0."""
-
-    type: EventType
-    status: Optional[Status]
-    result: int
-    operation: Operation
-    side: Side
-    action: Action
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True)
-class Info:
-    """A snapshot of a job. Sizes are bytes, rates bytes per second; ``eta_ns`` is ``None`` for never."""
-
-    id: str
-    message: str
-    kind: Kind
-    status: Status
-    copy_mode: CopyMode
-    io_status: IoStatus
-    busy: bool
-    paused: bool
-    ready: bool
-    actively_synced: bool
-    result: int
-    speed: int
-    done: int
-    total: int
-    dirty: int
-    prepared: int
-    in_flight_bytes: int
-    in_flight_ops: int
-    guests: int
-    passes: int
-    reads: Counter
-    writes: Counter
-    zeroes: Counter
-    discards: Counter
-    flushes: Counter
-    active: Counter
-    skipped_zeroes: int
-    guest_writes: int
-    errors: int
-    events_dropped: int
-    dirty_rate: int
-    copy_rate: int
-    eta_ns: Optional[int]
-    granularity: int
-
-
 class Job:
     """Copies ``filter``'s device to ``target``. Use it in a ``with`` statement, or close it.
 
     Options that are not given have the library's defaults; 0 stands for the default of a size or a number.
+    ``replaces`` is another filter, which is switched to the target instead of the job's own.
     ``wake`` is called, from any thread, when :meth:`poll` is worth calling. ``prepare`` is called before the filter is
-    switched; an exception in it keeps the filter where it is, and is raised again from :meth:`poll`.
+    switched: it attaches the target's backing; an exception in it keeps the filter where it is and ends the job with its
+    ``errno`` (``EIO`` if it has none). What hooks, and callbacks of devices in Python, raise is raised again from
+    :meth:`poll`.
+
+    Threads: :meth:`poll` and :meth:`run` from one at a time, everything else from any.
     """
 
     def __init__(
@@ -251,6 +70,8 @@ class Job:
         max_io: int = 0,
         speed: int = 0,
         pass_interval_ns: Optional[int] = None,
+        guest_first_io: Optional[int] = None,
+        guest_first_in_flight: Optional[int] = None,
         unmap: bool = True,
         target_is_zero: bool = False,
         detect_zeroes: bool = True,
@@ -261,11 +82,10 @@ class Job:
         replaces: Optional[Filter] = None,
         wake: Optional[Callable[[], None]] = None,
         prepare: Optional[Callable[[PrepareInfo], None]] = None,
-        devices: Iterator[Device] = iter(()),
     ) -> None:
         self._handle: Optional[int] = None
         self._raised: List[BaseException] = []
-        self._devices = [device for device in (target, *devices) if isinstance(device, Device)]
+        self._sources: List[Union[Device, Filter]] = [*devices_under(filter.is_on, target), filter]
         options = _ffi.JobOptions()
         check(lib.mirror_job_options_init(c.byref(options), c.sizeof(options)))
         if id is not None:
@@ -277,31 +97,15 @@ class Job:
         options.max_in_flight, options.max_io, options.speed = max_in_flight, max_io, speed
         if pass_interval_ns is not None:
             options.pass_interval_ns = pass_interval_ns
+        if guest_first_io is not None:
+            options.guest_first_io = guest_first_io
+        if guest_first_in_flight is not None:
+            options.guest_first_in_flight = guest_first_in_flight
         wanted = (unmap, target_is_zero, detect_zeroes, auto_finalize, auto_dismiss, auto_complete, inline)
         options.flags = sum(1 << bit for bit, on in enumerate(wanted) if on)
         if replaces is not None:
             options.replaces = replaces.handle
-        raised = self._raised
-
-        def on_wake(_: int) -> None:
-            if wake is not None:
-                try:
-                    wake()
-                except BaseException as error:  # Nothing may leave a callback.
-                    raised.append(error)
-
-        def on_prepare(_: int, told: int) -> int:
-            if prepare is None:
-                return 0
-            info = _ffi.PrepareInfo.from_address(told)
-            try:
-                prepare(PrepareInfo(Sync(info.sync), BackingMode(info.backing_mode)))
-                return 0
-            except BaseException as error:  # Nothing may leave a callback.
-                raised.append(error)
-                return -errno_of(error)
-
-        self._hooks = (_ffi.HOOK(on_wake), _ffi.PREPARE(on_prepare))
+        self._hooks = _make_hooks(self._raised, wake, prepare)
         options.wake, options.prepare = self._hooks
         out = c.c_void_p()
         check(lib.mirror_job_new(filter.handle, target.handle, c.byref(options), c.byref(out)))
@@ -319,7 +123,10 @@ class Job:
         check(lib.mirror_job_start(self.handle))
 
     def poll(self, now: Optional[int] = None) -> Poll:
-        """Does what can be done now, in bounded time. From one thread at a time."""
+        """Does what can be done now, in bounded time. From one thread at a time.
+
+        ``now`` is nanoseconds on a clock that doesn't go back; the library's own if it isn't given.
+        """
         wake_at = c.c_uint64()
         at = lib.mirror_clock_ns() if now is None else now
         state = check(lib.mirror_job_poll(self.handle, at, c.byref(wake_at)))
@@ -329,8 +136,8 @@ class Job:
     def _raise_what_callbacks_raised(self) -> None:
         if self._raised:
             raise self._raised.pop(0)
-        for device in self._devices:
-            error = device.take_raised()
+        for source in self._sources:
+            error = source.take_raised()
             if error is not None:
                 raise error
 
@@ -338,10 +145,10 @@ class Job:
         """A descriptor that is readable when the job is worth polling (Linux)."""
         return check(lib.mirror_job_fd(self.handle))
 
-    def run(self, until: str = "concluded", timeout: Optional[float] = None) -> Info:
-        """Polls, and sleeps in between, until the job is ``"ready"`` or ``"concluded"``.
+    def run(self, until: str = "concluded", timeout: Optional[float] = None) -> JobInfo:
+        """Polls, and sleeps in between, until the job is ``"ready"`` or ``"concluded"``; or concluded before it was ready.
 
-        ``TimeoutError`` after so many seconds; the job that fails is told by :attr:`info`, whose ``result`` is not 0.
+        ``TimeoutError`` after so many seconds. A job that fails doesn't raise: :attr:`JobInfo.error` says why.
         """
         if until not in ("ready", "concluded"):
             raise ValueError("until: must be 'ready' or 'concluded', not %r" % (until,))
@@ -367,8 +174,25 @@ class Job:
         check(lib.mirror_job_pause(self.handle))
 
     def resume(self) -> None:
-        """Goes on copying."""
+        """Goes on copying, after :meth:`pause` or an error."""
         check(lib.mirror_job_resume(self.handle))
+
+    def drain_begin(self) -> None:
+        """Pauses on top of any other pause, until as many :meth:`drain_end`."""
+        check(lib.mirror_job_drain_begin(self.handle))
+
+    def drain_end(self) -> None:
+        """Ends one :meth:`drain_begin`."""
+        check(lib.mirror_job_drain_end(self.handle))
+
+    @contextmanager
+    def drain(self) -> Iterator[None]:
+        """Within this no background operation is begun; it nests. What is in flight is finished by :meth:`poll`."""
+        self.drain_begin()
+        try:
+            yield
+        finally:
+            self.drain_end()
 
     def complete(self) -> None:
         """Finishes and switches the filter to the target."""
@@ -395,69 +219,20 @@ class Job:
         check(lib.mirror_job_change(self.handle, copy_mode))
 
     @property
-    def info(self) -> Info:
+    def info(self) -> JobInfo:
         """What can be known about the job."""
-        told = _ffi.JobInfo()
-        told.struct_size = c.sizeof(told)
-        check(lib.mirror_job_query(self.handle, c.byref(told)))
+        return read_info(self.handle)
 
-        def counter(of: _ffi.Counter) -> Counter:
-            return Counter(of.ops, of.bytes, of.errors)
-
-        return Info(
-            id=told.id.decode(),
-            message=told.message.decode("utf-8", "replace"),
-            kind=Kind(told.kind),
-            status=Status(told.status),
-            copy_mode=CopyMode(told.copy_mode),
-            io_status=IoStatus(told.io_status),
-            busy=told.busy,
-            paused=told.paused,
-            ready=told.ready,
-            actively_synced=told.actively_synced,
-            result=told.result,
-            speed=told.speed,
-            done=told.done,
-            total=told.total,
-            dirty=told.dirty,
-            prepared=told.prepared,
-            in_flight_bytes=told.in_flight_bytes,
-            in_flight_ops=told.in_flight_ops,
-            guests=told.guests,
-            passes=told.passes,
-            reads=counter(told.reads),
-            writes=counter(told.writes),
-            zeroes=counter(told.zeroes),
-            discards=counter(told.discards),
-            flushes=counter(told.flushes),
-            active=counter(told.active),
-            skipped_zeroes=told.skipped_zeroes,
-            guest_writes=told.guest_writes,
-            errors=told.errors,
-            events_dropped=told.events_dropped,
-            dirty_rate=told.dirty_rate,
-            copy_rate=told.copy_rate,
-            eta_ns=None if told.eta_ns == _ffi.NEVER else told.eta_ns,
-            granularity=told.granularity,
-        )
+    def next_event(self) -> Optional[Event]:
+        """The oldest event that was not read."""
+        return read_event(self.handle)
 
     def events(self) -> Iterator[Event]:
         """The events that were not read, oldest first."""
-        while True:
-            told = _ffi.Event()
-            told.struct_size = c.sizeof(told)
-            if check(lib.mirror_job_next_event(self.handle, c.byref(told))) == 0:
-                return
-            yield Event(
-                type=EventType(told.type),
-                status=Status(told.status) if told.status else None,
-                result=told.result,
-                operation=Operation(told.operation),
-                side=Side(told.side),
-                action=Action(told.action),
-                offset=told.offset,
-                length=told.length,
-            )
+        event = self.next_event()
+        while event is not None:
+            yield event
+            event = self.next_event()
 
     def close(self) -> None:
         """Frees the job in any state. A second time is harmless. ``EBUSY`` while a poll of it is running."""
@@ -477,3 +252,31 @@ class Job:
                 self.close()
             except OSError:
                 pass
+
+
+def _make_hooks(
+    raised: List[BaseException],
+    wake: Optional[Callable[[], None]],
+    prepare: Optional[Callable[[PrepareInfo], None]],
+) -> "tuple[c._FuncPointer, c._FuncPointer]":
+    """The hooks as C has them. They don't know the job, so that it goes when its last name does."""
+
+    def on_wake(_: int) -> None:
+        if wake is not None:
+            try:
+                wake()
+            except BaseException as error:  # Nothing may leave a callback.
+                raised.append(error)
+
+    def on_prepare(_: int, told: int) -> int:
+        if prepare is None:
+            return 0
+        info = _ffi.PrepareInfo.from_address(told)
+        try:
+            prepare(PrepareInfo(Sync(info.sync), BackingMode(info.backing_mode)))
+            return 0
+        except BaseException as error:  # Nothing may leave a callback.
+            raised.append(error)
+            return -errno_of(error)
+
+    return _ffi.HOOK(on_wake), _ffi.PREPARE(on_prepare)
