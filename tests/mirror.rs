@@ -78,7 +78,6 @@ fn a_disk_is_copied_and_the_filter_switched() {
             ]
         );
         drop(job);
-        let _ = Options::default();
     }
 }
 
@@ -118,4 +117,22 @@ fn a_target_that_was_written_to_is_not_taken_for_empty() {
     pattern(&Filter::new(&target).expect("filter"), 11);
     mirror(&filter, &target, &mut now);
     assert!(content(&target) == [0; LENGTH as usize]);
+}
+
+#[test]
+fn a_job_polled_at_the_end_of_time_sleeps_when_there_is_nothing_to_do() {
+    // SPEC C-10. The end of time stands for "never": that a deadline of never has come is no reason to poll again.
+    let (source, target) =
+        (Device::memory(1 << 20).expect("a device"), Device::memory(1 << 20).expect("a device"));
+    let filter = Filter::new(&source).expect("a seat");
+    let job = Job::new(&filter, &target, JobOptions::default()).expect("legal");
+    job.start().expect("created");
+    for _ in 0..100 {
+        let poll = job.poll(Nanos::NEVER).expect("nobody else polls");
+        if poll.state == PollState::Idle {
+            assert!(job.query().ready, "{:?}", job.query());
+            return;
+        }
+    }
+    panic!("busy for ever: {:?}", job.query());
 }

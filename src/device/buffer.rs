@@ -95,9 +95,9 @@ pub(crate) fn most_zeroes(max_transfer: u64, max_iov: u32) -> u64 {
 }
 
 /// Appends buffers that hold `length` zeroes.
-pub(crate) fn zeroes(length: u64, iov: &mut Vec<IoVec>) {
+pub(crate) fn zeroes(length: u64, iov: &mut Vec<IoVec>) -> Result<(), Errno> {
     static BLOCK: Lazy<Option<AlignedBuffer>> = Lazy::new(|| AlignedBuffer::new(ZEROES, ZEROES).ok());
-    let Some(block) = &*BLOCK else { return };
+    let block = BLOCK.as_ref().ok_or(Errno::ENOMEM)?;
     let mut left = length;
     while left > 0 {
         let part = left.min(ZEROES as u64);
@@ -105,6 +105,7 @@ pub(crate) fn zeroes(length: u64, iov: &mut Vec<IoVec>) {
         iov.push(unsafe { block.lend(0, part as usize) });
         left -= part;
     }
+    Ok(())
 }
 
 #[cfg(all(test, not(loom)))]

@@ -167,7 +167,7 @@ impl Core {
                 Ok((guest.kind, range))
             }
             Kind::Zero if !attached.device.supports(Kind::Zero) => {
-                zeroes(length, iov);
+                zeroes(length, iov)?;
                 Ok((Kind::Write, range))
             }
             _ => Ok((guest.kind, range)),

@@ -488,7 +488,13 @@ impl Driver {
                     }
                 }
             }
-            let step = part.next_step(device, shared, self.buffers.as_ref(), &mut self.iov);
+            let step = match part.next_step(device, shared, self.buffers.as_ref(), &mut self.iov) {
+                Ok(step) => step,
+                Err(errno) => {
+                    self.finish_part(shared, slot, Err(errno));
+                    return true;
+                }
+            };
             let request =
                 Request { kind: step.kind, range: step.range, flags: part.submit.flags, iov: &self.iov };
             let state = &shared.requests.make(slot).state;
@@ -639,27 +645,27 @@ impl Part {
         shared: &Shared,
         buffers: Option<&Buffers>,
         iov: &mut Vec<IoVec>,
-    ) -> Step {
+    ) -> Result<Step, Errno> {
         let Submit { kind, range, .. } = self.submit;
         let length = self.length_within(device.limits(), device.supports(Kind::Zero));
         let step = ByteRange::between(range.offset() + self.done, range.offset() + self.done + length);
         if kind == Kind::Zero && !device.supports(Kind::Zero) {
-            zeroes(length, iov);
-            return Step { kind: Kind::Write, range: step };
+            zeroes(length, iov)?;
+            return Ok(Step { kind: Kind::Write, range: step });
         }
         if matches!(kind, Kind::Zero | Kind::Discard) {
-            return Step { kind, range: step };
+            return Ok(Step { kind, range: step });
         }
         let max = device.limits().max_iov as usize;
         let held = match &self.submit.data {
-            Data::None => return Step { kind, range: if length == 0 { range } else { step } },
+            Data::None => return Ok(Step { kind, range: if length == 0 { range } else { step } }),
             Data::Buffers(_) => {
                 buffers.map_or(0, |buffers| buffers.lend(&self.segments, self.done, length, max, iov))
             }
             Data::Guest(..) => self.guest_buffers(shared, self.done, length, max, iov),
         };
         debug_assert_eq!(held, length, "the buffers hold what is asked for");
-        Step { kind, range: step }
+        Ok(Step { kind, range: step })
     }
 
     /// Whether a guest's buffers can't be sent to this device as they are. Uses `iov` and leaves it empty.

@@ -14,6 +14,7 @@
 
 mod buffers;
 mod driver;
+mod latch;
 mod registry;
 mod requests;
 mod signal;
@@ -27,6 +28,7 @@ use crate::error::{Errno, Error, IoResult, Result};
 use crate::filter::{Carrier, Claim, Core as FilterCore, Filter, Hooks, Traffic};
 use crossbeam::queue::SegQueue;
 use driver::{Driver, Outlook};
+use latch::Latch;
 use once_cell::sync::OnceCell;
 use registry::Name;
 use requests::{Requests, Seat};
@@ -35,10 +37,13 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use turns::Turns;
 
-/// How often the thread that frees a job gives way to the one that drives it.
-const MAX_YIELDS: u32 = 1000;
+/// How long the thread that frees a job waits for the one that drives it to leave the filter: far longer than any
+/// round of the driver, and short of for ever, because the driver may be in a callback of the host's that waits for the
+/// thread that frees.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the prepare hook is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +148,7 @@ struct Shared {
     /// The filter marks or carries writes for this job.
     hooked: AtomicBool,
     /// The filter is plain again.
-    released: AtomicBool,
+    released: Latch,
     /// The filters have no room for another job because of this one.
     claims: Mutex<Option<Claims>>,
     /// The host has let go.
@@ -227,7 +232,7 @@ impl Job {
             prepare: Mutex::new(prepare.map(Arc::new)),
             inline: AtomicBool::new(inline),
             hooked: AtomicBool::new(true),
-            released: AtomicBool::new(false),
+            released: Latch::default(),
             claims: Mutex::new(Some(claims)),
             orphan: AtomicBool::new(false),
             concluded: AtomicBool::new(false),
@@ -270,7 +275,7 @@ impl Job {
         }
         let state = if outlook.over {
             PollState::Concluded
-        } else if outlook.busy || news || outlook.deadline <= now {
+        } else if outlook.busy || news || (outlook.deadline <= now && outlook.deadline != Nanos::NEVER) {
             PollState::Busy
         } else {
             PollState::Idle
@@ -384,14 +389,11 @@ impl Drop for Job {
         drop(take(&shared.name));
         shared.tell();
         // Another thread may be driving at this moment; it leaves the filter as soon as it comes round. That is waited
-        // for, so that another job can be made at once, but not for long: it may be in a callback of the host's.
-        for _ in 0..MAX_YIELDS {
-            if shared.released.load(Ordering::SeqCst) {
-                // The driver may not have known yet that nobody wants to hear of the rest.
-                shared.unclaim();
-                break;
-            }
-            std::thread::yield_now();
+        // for, so that another job can be made at once. Where there are no threads, or this one drives, it is in vain.
+        let in_vain = cfg!(target_family = "wasm") || shared.turns.is_driven_here();
+        if shared.released.wait(if in_vain { Duration::ZERO } else { PATIENCE }) {
+            // The driver may not have known yet that nobody wants to hear of the rest.
+            shared.unclaim();
         }
     }
 }
@@ -629,9 +631,9 @@ impl Shared {
             if let Some(other) = self.replaced() {
                 other.core().unhook();
             }
-            self.released.store(true, Ordering::SeqCst);
+            self.released.set();
         }
-        if self.released.load(Ordering::SeqCst) && self.orphan.load(Ordering::SeqCst) {
+        if self.released.is_set() && self.orphan.load(Ordering::SeqCst) {
             self.unclaim();
         }
     }

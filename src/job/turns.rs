@@ -38,7 +38,7 @@ impl Turns {
         self.polled.load(Ordering::SeqCst) || self.is_driven_here()
     }
 
-    fn is_driven_here(&self) -> bool {
+    pub(super) fn is_driven_here(&self) -> bool {
         self.driver.load(Ordering::SeqCst) == this_thread()
     }
 }
