@@ -1,0 +1,3 @@
+//! SPEC section 6: conflicts.
+
+use super::script::*;

@@ -1,0 +1,3 @@
+//! SPEC section 10: progress and query.
+
+use super::script::*;
