@@ -1,6 +1,7 @@
 //! SPEC section 3: the life of a job; and pauses, of section 10.
 
 use super::script::*;
+use blkmirror::engine::Verb;
 
 #[test]
 fn a_pause_shows_only_when_nothing_is_in_flight() {
@@ -52,4 +53,190 @@ fn freeing_a_job_leaves_the_filter_plain_and_refuses_late_completions() {
     script.begin(options());
     script.until_ready();
     assert!(script.equal(), "another job can come");
+}
+
+/// Who refuses a verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Accepted,
+    /// The table of SPEC L-2, in its words.
+    ByTheTable,
+    /// There is a pause, or none; checked before the table (SPEC L-3).
+    ByThePause,
+}
+
+fn call(job: &Job, verb: Verb) -> blkmirror::error::Result<()> {
+    match verb {
+        Verb::Cancel => job.cancel(true),
+        Verb::Pause => job.pause(),
+        Verb::Resume => job.resume(),
+        Verb::SetSpeed => job.set_speed(12_345_678),
+        Verb::Change => job.change(CopyMode::WriteBlocking),
+        Verb::Complete => job.complete(),
+        Verb::Finalize => job.finalize(),
+        Verb::Dismiss => job.dismiss(),
+    }
+}
+
+#[test]
+fn each_verb_in_each_state_does_what_the_table_says() {
+    // SPEC L-2, L-3: cancel pause resume set-speed change complete finalize dismiss; y: accepted, n: refused in the
+    // words of the table, p: refused for the sake of a pause. A job that waits is not seen by any host; `finish.rs` of
+    // the engine has that row.
+    let rows = [
+        (Status::Created, "yypyynnn"),
+        (Status::Running, "yypyynnn"),
+        (Status::Paused, "ypyyynnn"),
+        (Status::Ready, "yypyyynn"),
+        (Status::Standby, "ypyyyynn"),
+        (Status::Pending, "ynpnnnyn"),
+        (Status::Aborting, "nnpnnnnn"),
+        (Status::Concluded, "nnpnnnny"),
+        (Status::Null, "nnpnnnnn"),
+    ];
+    for (status, answers) in rows {
+        for (verb, answer) in Verb::ALL.into_iter().zip(answers.chars()) {
+            let answer = match answer {
+                'y' => Answer::Accepted,
+                'n' => Answer::ByTheTable,
+                _ => Answer::ByThePause,
+            };
+            let id = format!("verb-{}-{}", status.name(), verb.name());
+            let script = Script::in_state(status, false, &id, None);
+            assert_eq!(script.status(), status);
+            let message = match (answer, verb) {
+                (Answer::Accepted, _) => None,
+                (Answer::ByTheTable, _) => Some(format!(
+                    "Job '{id}' in state '{}' cannot accept command verb '{}'",
+                    status.name(),
+                    verb.name()
+                )),
+                (Answer::ByThePause, Verb::Pause) => {
+                    Some(format!("Job '{id}' is already paused: resume it first"))
+                }
+                (Answer::ByThePause, _) => Some(format!("Job '{id}' is not paused")),
+            };
+            match (call(script.job(), verb), message) {
+                (Ok(()), None) => {}
+                (Err(error), Some(message)) => {
+                    assert_eq!((error.errno(), error.message()), (Errno::EPERM, &*message));
+                    assert_eq!(script.status(), status, "a refused verb changes nothing");
+                }
+                (result, message) => panic!("{verb:?} in {status:?}: {result:?}, expected {message:?}"),
+            }
+            let started = script.job().start();
+            assert_eq!(started.is_ok(), script.status() == Status::Running && status == Status::Created);
+        }
+    }
+}
+
+#[test]
+fn a_job_goes_through_its_states_in_order_and_tells_of_each() {
+    // SPEC L-1, L-4
+    let mut script = Script::new();
+    let options = Options { auto_finalize: false, auto_dismiss: false, ..options() };
+    script.begin(options);
+    script.settle();
+    script.job().pause().expect("running");
+    script.pass(0);
+    script.job().resume().expect("paused");
+    script.until_ready();
+    script.job().pause().expect("ready");
+    script.pass(0);
+    script.job().resume().expect("paused");
+    script.job().complete().expect("ready");
+    script.until("pending", |info| info.status == Status::Pending);
+    script.job().finalize().expect("pending");
+    script.until("concluded", |info| info.status == Status::Concluded);
+    script.settle();
+    script.job().dismiss().expect("concluded");
+    use Status::{Concluded, Created, Null, Paused, Pending, Ready, Running, Standby, Waiting};
+    let status = Event::Status;
+    assert_eq!(
+        script.events(),
+        [
+            status(Created),
+            status(Running),
+            status(Paused),
+            status(Running),
+            status(Ready),
+            Event::Ready,
+            status(Standby),
+            status(Ready),
+            status(Waiting),
+            status(Pending),
+            Event::Pending,
+            Event::Completed(Ok(())),
+            status(Concluded),
+            status(Null),
+        ]
+    );
+}
+
+#[test]
+fn a_host_that_reads_no_events_loses_news_and_no_milestone() {
+    // SPEC L-4: in order, bounded, and what is dropped is counted.
+    let mut script = Script::new();
+    script.begin(Options { auto_finalize: false, auto_dismiss: false, ..options() });
+    script.until_ready();
+    for _ in 0..1000 {
+        script.job().pause().expect("ready");
+        script.pass(0);
+        script.job().resume().expect("paused");
+        script.settle();
+    }
+    script.job().complete().expect("ready");
+    script.until("pending", |info| info.status == Status::Pending);
+    script.job().finalize().expect("pending");
+    script.until_over();
+    let dropped = script.info().events_dropped;
+    let events = script.events();
+    // Created, running and ready; two thousand pauses; waiting, pending and concluded; and the milestones.
+    assert_eq!(events.len() as u64 + dropped, 3 + 2000 + 3 + 3);
+    assert!(events.len() <= 256, "{} events are kept", events.len());
+    let milestones: Vec<_> = events.into_iter().filter(|event| !matches!(event, Event::Status(_))).collect();
+    assert_eq!(milestones, [Event::Ready, Event::Pending, Event::Completed(Ok(()))]);
+}
+
+#[test]
+fn a_cancelled_job_says_so_though_nobody_listens() {
+    // SPEC L-4
+    let mut script = Script::new();
+    script.target.set_faults(faults(Kind::Write, Errno::EIO));
+    script.begin(Options { on_target_error: ErrorPolicy::Ignore, ..options() });
+    script.pass(10 * SLICE);
+    script.job().cancel(true).expect("running");
+    script.until_over();
+    let info = script.info();
+    let events = script.events();
+    assert!(info.events_dropped > 100 && events.len() <= 256);
+    assert_eq!(events.iter().filter(|event| **event == Event::Cancelled).count(), 1);
+}
+
+#[test]
+fn a_job_can_be_freed_in_any_state() {
+    // SPEC L-5: without help from the disks, which hang; guests go on at once, and another job can come.
+    for status in Status::ALL.into_iter().filter(|status| *status != Status::Waiting) {
+        let id = format!("free-{}", status.name());
+        let mut script = Script::in_state(status, false, &id, None);
+        for disk in [&script.source, &script.target] {
+            disk.set_faults(Faults { hold: true, ..Faults::default() });
+        }
+        let waits = script.write(CHUNK, 2, 512);
+        drop(script.job.take());
+        let told = script.write(0, 1, 512);
+        script.source.set_faults(Faults::default());
+        while script.source.complete_where(|kind, _| kind == Kind::Write) {}
+        assert_eq!((waits.get(), told.get()), (Some(Ok(())), Some(Ok(()))), "{status:?}");
+        assert!(!script.is_switched(), "{status:?}");
+        script.target.set_faults(Faults::default());
+        let before = script.target.device().refused_completions();
+        script.begin(Options { id: Some(id), ..options() });
+        script.until_ready();
+        // What the first job had out comes late, and does no harm.
+        while script.source.complete_one(script.now) | script.target.complete_one(script.now) {}
+        script.pass(SLICE);
+        assert!(script.equal(), "{status:?}");
+        assert_eq!(script.target.device().refused_completions(), before, "{status:?}");
+    }
 }

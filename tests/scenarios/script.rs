@@ -8,7 +8,7 @@ pub(crate) use blkmirror::engine::{
 };
 pub(crate) use blkmirror::error::{Errno, IoResult};
 pub(crate) use blkmirror::filter::{Filter, GuestFlags, GuestIo};
-pub(crate) use blkmirror::job::{Job, JobOptions, PollState};
+pub(crate) use blkmirror::job::{Job, JobOptions, PollState, PrepareHook};
 pub(crate) use blkmirror::range::ByteRange;
 pub(crate) use blkmirror::testing::{Disk, DiskOptions, Faults, Seen};
 
@@ -138,6 +138,54 @@ impl Script {
         script
     }
 
+    /// A job that a host finds in this state; stopped by an error, not by the user, where that is wanted. There is
+    /// none that it finds waiting: that passes at once.
+    pub(crate) fn in_state(status: Status, by_error: bool, id: &str, prepare: Option<PrepareHook>) -> Self {
+        let mut script = Self::new();
+        let options = Options {
+            id: Some(id.to_owned()),
+            auto_finalize: false,
+            auto_dismiss: status == Status::Null,
+            on_target_error: ErrorPolicy::Stop,
+            ..options()
+        };
+        script.create(JobOptions { options, prepare, ..JobOptions::default() });
+        if status == Status::Created {
+            return script;
+        }
+        script.job().start().expect("created");
+        script.settle();
+        match status {
+            Status::Running => return script,
+            Status::Aborting | Status::Concluded | Status::Null => {
+                script.job().cancel(true).expect("running")
+            }
+            Status::Paused => script.stop(by_error),
+            _ => script.until_ready(),
+        }
+        match status {
+            Status::Standby => script.stop(by_error),
+            Status::Pending => script.job().complete().expect("ready"),
+            _ => {}
+        }
+        if status == Status::Aborting {
+            script.settle();
+        }
+        script.until(status.name(), |info| info.status == status);
+        script
+    }
+
+    fn stop(&mut self, by_error: bool) {
+        if by_error {
+            self.target.set_faults(faults(Kind::Write, Errno::EIO));
+            self.filter.mark_dirty(chunks(5, 1)).expect("on the disk");
+            self.until("stopped", |info| info.paused);
+            self.target.set_faults(Faults::default());
+        } else {
+            self.job().pause().expect("not paused");
+        }
+    }
+
     /// What happened so far doesn't count.
     pub(crate) fn forget(&self) {
         self.source.seen();
@@ -239,6 +287,8 @@ impl Script {
 
     pub(crate) fn until_over(&mut self) {
         self.until("over", |info| info.status.is_over());
+        // A verb may have ended it; what that leads to is done by a poll.
+        self.settle();
     }
 
     /// Ready, and nothing left to do.
