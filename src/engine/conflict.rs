@@ -177,7 +177,7 @@ fn first_outside(chunks: ChunkRange, taken: impl Iterator<Item = ChunkRange> + C
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
+pub(super) mod tests {
     use super::super::{
         CopyMode, Flags, GuestId, GuestKind, GuestRequest, Options, Order, Side, SideInfo, Sync,
     };
@@ -189,7 +189,7 @@ mod tests {
     const CHUNK: u64 = 4096;
 
     /// An engine that carries writes and has nothing to copy.
-    fn carrying() -> Engine {
+    pub(in super::super) fn carrying() -> Engine {
         let options = Options {
             sync: Sync::None,
             copy_mode: CopyMode::WriteBlocking,

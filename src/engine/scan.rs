@@ -127,8 +127,9 @@ impl Scan {
         Ok(())
     }
 
-    pub(super) fn planned_chunks(&self) -> u64 {
-        self.plan.iter().map(|piece| piece.chunks.len()).sum()
+    /// What is planned and not started.
+    pub(super) fn planned(&self) -> impl Iterator<Item = ChunkRange> + '_ {
+        self.plan.iter().map(|piece| piece.chunks)
     }
 }
 
