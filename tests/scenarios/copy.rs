@@ -232,6 +232,12 @@ fn what_the_source_holds_says_how_it_is_copied() {
         ("cluster cut", told!((8, DATA), (56, ZERO)), 4, &[(Write, 8, 4), (Zero, 12, 4)]),
         ("cluster cut", told!((56, GONE), (8, DATA)), 4, &[(Discard, 8, 4), (Write, 12, 4)]),
         ("no whole cluster", told!((8, DATA), (48, ZERO), (8, DATA)), 8, &[(Write, 8, 8)]),
+        (
+            "cluster in pieces",
+            told!((24, ZERO), (3, HOLE), (5, ZERO), (32, DATA)),
+            4,
+            &[(Zero, 8, 4), (Write, 12, 4)],
+        ),
         ("nothing", told!(), 0, &[(Write, 8, 8)]),
         ("too little", told!((16, ZERO)), 0, &[(Zero, 8, 2), (Write, 10, 6)]),
         ("too much", told!((1 << 40, ZERO)), 0, &[(Zero, 8, 8)]),
