@@ -3,6 +3,7 @@
 use blkmirror::clock::Nanos;
 use blkmirror::device::{Callback, Device, IoVec, Kind, Limits, Null, NullOptions};
 use blkmirror::engine::{Options, Status};
+use blkmirror::error::Errno;
 use blkmirror::filter::{Filter, GuestFlags, GuestIo};
 use blkmirror::job::{Job, JobOptions};
 use blkmirror::range::ByteRange;
@@ -15,12 +16,17 @@ struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
+/// More than this at a time is not to be had.
+static LARGEST: AtomicU64 = AtomicU64::new(u64::MAX);
 /// The counters are the process's: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
 // SAFETY: hands everything through to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if layout.size() as u64 > LARGEST.load(Ordering::Relaxed) {
+            return std::ptr::null_mut();
+        }
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
         BYTES.fetch_add(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: as the caller vouches.
@@ -28,6 +34,9 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if layout.size() as u64 > LARGEST.load(Ordering::Relaxed) {
+            return std::ptr::null_mut();
+        }
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
         BYTES.fetch_add(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: as the caller vouches.
@@ -55,6 +64,7 @@ fn options(granularity: u64) -> JobOptions {
 
 #[test]
 fn the_copy_loop_allocates_nothing_per_request() {
+    // SPEC C-6
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let filter = Filter::new(&null(16 << 30)).expect("a seat");
     let job = Job::new(&filter, &null(16 << 30), options(64 << 10)).expect("a job");
@@ -82,6 +92,7 @@ unsafe extern "C" fn told(_: *mut c_void, _: c_int) {}
 
 #[test]
 fn guest_writes_allocate_nothing_in_background_mode() {
+    // SPEC G-2
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let filter = Filter::new(&null(1 << 30)).expect("a seat");
     let _job = Job::new(&filter, &null(1 << 30), options(4096)).expect("a job");
@@ -105,6 +116,7 @@ fn guest_writes_allocate_nothing_in_background_mode() {
 
 #[test]
 fn a_job_on_a_tebibyte_takes_its_buffers_and_a_bit_per_chunk() {
+    // SPEC O-2, C-6
     let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let filter = Filter::new(&null(1 << 40)).expect("a seat");
     let target = null(1 << 40);
@@ -118,4 +130,21 @@ fn a_job_on_a_tebibyte_takes_its_buffers_and_a_bit_per_chunk() {
     let promised = (16 << 20) + (1u64 << 40 >> 16 >> 3);
     assert!(taken <= promised + promised / 20, "{taken} bytes, {promised} promised");
     assert!(taken >= promised, "the arena and the bitmap are there: {taken} bytes");
+}
+
+#[test]
+fn a_job_without_memory_is_refused_and_leaves_nothing_behind() {
+    // SPEC C-6: for its buffers, or its bitmap.
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let filter = Filter::new(&null(1 << 40)).expect("a seat");
+    let target = null(1 << 40);
+    for (largest, what) in [(8 << 20, "a buffer of 16777216 bytes"), (1 << 20, "a dirty bitmap")] {
+        LARGEST.store(largest, Ordering::Relaxed);
+        let refused = Job::new(&filter, &target, options(64 << 10));
+        LARGEST.store(u64::MAX, Ordering::Relaxed);
+        let error = refused.expect_err(what);
+        assert_eq!(error.errno(), Errno::ENOMEM);
+        assert!(error.message().contains(what), "{error}");
+        Job::new(&filter, &target, options(64 << 10)).expect("the filter is free");
+    }
 }

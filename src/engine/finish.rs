@@ -321,7 +321,7 @@ impl Engine {
     /// Dirty, planned, reserved and in flight.
     fn remaining_chunks(&self) -> u64 {
         self.tracking.dirty.dirty_chunks()
-            + self.scan.planned().map(|chunks| chunks.len()).sum::<u64>()
+            + self.scan.planned().map(ChunkRange::len).sum::<u64>()
             + u64::from(self.ops.reservation_is_held())
             + self.ops.in_flight_bytes() / self.granularity()
     }
@@ -414,7 +414,8 @@ mod tests {
             engine.become_status(Status::Waiting);
             engine
         };
-        let refused: [(Verb, fn(&mut Engine) -> Result<()>); 6] = [
+        type Call = fn(&mut Engine) -> Result<()>;
+        let refused: [(Verb, Call); 6] = [
             (Verb::Pause, Engine::pause),
             (Verb::SetSpeed, |engine| engine.set_speed(1)),
             (Verb::Change, |engine| engine.change(CopyMode::Background)),

@@ -279,6 +279,7 @@ mod tests {
 
     #[test]
     fn rates_are_those_of_the_last_seconds() {
+        // SPEC P-3
         let mut progress = Progress::default();
         progress.begin(Nanos(0), 7);
         for second in 1..=100 {

@@ -197,6 +197,7 @@ fn what_the_source_holds_says_how_it_is_copied() {
     // target's cluster in chunks, and what the target gets.
     use Kind::{Discard, Write, Zero};
     type Told = fn(ByteRange) -> Vec<Extent>;
+    type Case<'a> = (&'a str, Told, u64, &'a [(Kind, u64, u64)]);
     macro_rules! told {
         ($(($length:expr, $flags:expr)),*) => {
             |_| vec![$(Extent { length: 512 * $length, flags: $flags }),*]
@@ -204,7 +205,7 @@ fn what_the_source_holds_says_how_it_is_copied() {
     }
     let unused = ExtentFlags { data: false, zero: false, allocated: true };
     assert!(unused.holds_data());
-    let cases: &[(&str, Told, u64, &[(Kind, u64, u64)])] = &[
+    let cases: &[Case<'_>] = &[
         ("data", told!((64, DATA)), 0, &[(Write, 8, 8)]),
         ("zero", told!((64, ZERO)), 0, &[(Zero, 8, 8)]),
         ("hole", told!((64, HOLE)), 0, &[(Zero, 8, 8)]),
@@ -452,6 +453,9 @@ fn a_changed_speed_takes_effect_at_once() {
     script.begin(Options { speed: 10, ..options() });
     script.pass(10 * SLICE);
     assert_eq!(script.info().reads.ops, 1, "a chunk is hundreds of seconds' worth");
+    script.job().set_speed(20).expect("running");
+    script.deliver();
+    assert_eq!(script.info().reads.ops, 2, "what was borrowed at the old speed is forgiven");
     script.job().set_speed(0).expect("running");
     script.deliver();
     assert!(script.info().ready);

@@ -79,7 +79,8 @@ fn a_device_may_finish_at_once_or_before_it_says_pending_or_later() {
         for mode in [CopyMode::Background, CopyMode::WriteBlocking] {
             let make = || {
                 disk(|with| {
-                    (with.inline_one_in, with.early_one_in, with.depth) = (inline_one_in, early_one_in, depth)
+                    (with.inline_one_in, with.early_one_in, with.depth) =
+                        (inline_one_in, early_one_in, depth);
                 })
             };
             let mut script = Script::with(make(), make());

@@ -408,19 +408,22 @@ fn an_error_while_the_user_has_paused_is_no_second_pause_and_a_resume_forgets_it
 
 #[test]
 fn the_first_error_says_how_the_job_stands() {
-    // SPEC E-1: only from OK; copies that were in flight fail after it.
+    // SPEC E-1: only from OK; a copy that was under way fails in another way after it.
     let mut script = Script::new();
-    script.begin(Options { on_target_error: ErrorPolicy::Stop, ..options() });
+    script.begin(Options { on_target_error: ErrorPolicy::Stop, max_in_flight: 2, ..options() });
     script.settle();
-    while script.source.complete_one(script.now) {}
-    script.target.set_faults(faults(Kind::Write, Errno::ENOSPC));
-    // One place is sent now, and fails for want of room; the rest fail in another way.
-    script.poll();
-    script.target.complete_one(script.now);
-    script.poll();
-    assert_eq!(script.info().io_status, IoStatus::NoSpace);
-    script.until("paused", |info| info.status == Status::Paused);
-    assert_eq!((script.info().io_status, script.failures().len()), (IoStatus::NoSpace, 4));
+    for errno in [Errno::ENOSPC, Errno::EIO] {
+        script.target.set_faults(faults(Kind::Write, errno));
+        script.source.complete_where(|_, _| true);
+        script.settle();
+    }
+    for errno in [Errno::ENOSPC, Errno::EIO] {
+        script.target.complete_where(|_, _| true);
+        script.settle();
+        let told: Vec<_> = script.failures().into_iter().map(|failure| failure.errno).collect();
+        assert_eq!((told, script.info().io_status), (vec![errno], IoStatus::NoSpace));
+    }
+    assert_eq!(script.status(), Status::Paused);
 }
 
 #[test]

@@ -469,7 +469,7 @@ fn the_copy_mode_changes_both_ways_with_writes_under_way() {
 #[test]
 fn the_copy_mode_stays_once_the_job_finishes_and_where_a_layer_is_committed() {
     // SPEC F-6
-    let mut script = Script::ready_with(only_new());
+    let script = Script::ready_with(only_new());
     script.job().complete().expect("ready");
     let error = script.job().change(CopyMode::WriteBlocking).expect_err("finishing");
     assert_eq!(error.errno(), Errno::EPERM);

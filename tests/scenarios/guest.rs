@@ -310,7 +310,8 @@ fn an_edge_in_a_dirty_chunk_is_not_carried() {
     // SPEC G-4: dirty chunks, what is written, what of it is carried, and what is dirty afterwards.
     let within = |first: u64, end: u64| bytes(first * 512, (end - first) * 512);
     // In blocks of 512 bytes, of which a chunk has eight.
-    let cases: [(&[u64], ByteRange, Option<ByteRange>, &[u64]); 12] = [
+    type Case<'a> = (&'a [u64], ByteRange, Option<ByteRange>, &'a [u64]);
+    let cases: [Case<'_>; 12] = [
         (&[], within(4, 20), Some(within(4, 20)), &[]),
         (&[0], within(4, 20), Some(within(8, 20)), &[0]),
         (&[2], within(4, 20), Some(within(4, 16)), &[2]),
@@ -387,6 +388,7 @@ fn a_job_that_has_failed_or_is_cancelled_carries_nothing_more() {
         let fails = script.write(CHUNK, 1, 512);
         let waits = script.write(100, 2, 512);
         script.settle();
+        script.target.seen();
         if failed {
             script.target.complete_where(|_, range| range.offset() == CHUNK);
         } else {
@@ -394,7 +396,6 @@ fn a_job_that_has_failed_or_is_cancelled_carries_nothing_more() {
         }
         script.settle();
         assert_eq!(script.status(), Status::Aborting);
-        script.target.seen();
         let late = script.write(2 * CHUNK, 3, 512);
         while script.source.complete_where(|_, _| true) {
             script.settle();

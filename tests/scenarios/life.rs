@@ -55,6 +55,29 @@ fn freeing_a_job_leaves_the_filter_plain_and_refuses_late_completions() {
     assert!(script.equal(), "another job can come");
 }
 
+#[test]
+fn a_pause_by_an_error_nests_with_one_by_the_host() {
+    // SPEC L-3: the copies that are in flight fail after a drain has begun.
+    let mut script = Script::new();
+    script.begin(Options { on_target_error: ErrorPolicy::Stop, ..options() });
+    script.settle();
+    script.job().drain_begin();
+    script.job().drain_begin();
+    script.target.set_faults(faults(Kind::Write, Errno::EIO));
+    script.pass(0);
+    assert_eq!((script.status(), script.info().io_status), (Status::Paused, IoStatus::Failed));
+    script.target.set_faults(Faults::default());
+    script.events();
+    script.job().drain_end().expect("drained twice");
+    script.job().resume().expect("stopped by an error, too");
+    script.pass(SLICE);
+    assert_eq!((script.events(), script.status()), (vec![], Status::Paused), "still drained once");
+    script.job().drain_end().expect("drained");
+    assert_eq!(script.events(), [Event::Status(Status::Running)]);
+    script.until_ready();
+    assert!(script.equal());
+}
+
 /// Who refuses a verb.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {

@@ -15,3 +15,4 @@ mod life;
 mod options;
 mod query;
 mod start;
+mod zeroes;

@@ -158,7 +158,7 @@ impl Script {
         match status {
             Status::Running => return script,
             Status::Aborting | Status::Concluded | Status::Null => {
-                script.job().cancel(true).expect("running")
+                script.job().cancel(true).expect("running");
             }
             Status::Paused => script.stop(by_error),
             _ => script.until_ready(),
