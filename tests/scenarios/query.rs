@@ -2,6 +2,7 @@
 
 use super::script::*;
 use blkmirror::engine::Counter;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 fn odd_disk() -> Disk {
     disk(|with| with.length = LENGTH - 1000)
@@ -195,26 +196,31 @@ fn anybody_may_query_while_the_job_is_driven() {
     let mut script = Script::new();
     script.begin(options());
     let job = script.job.take().expect("begun");
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let queries = std::thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            let (mut count, mut last) = (0, 0);
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) || count == 0 {
+    let (queries, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut last = 0;
+            while !stop.load(Ordering::SeqCst) {
                 let info = job.query();
                 assert!(info.done >= last && info.total == LENGTH, "{info:?}");
                 last = info.done;
-                count += 1;
+                queries.fetch_add(1, Ordering::SeqCst);
             }
-            count
         });
-        for _ in 0..2000 {
+        for _ in 0..200 {
+            let before = queries.load(Ordering::SeqCst);
             job.poll(Nanos(1)).expect("nobody else polls");
             script.source.complete_one(1);
             script.target.complete_one(1);
+            for _ in 0..1_000_000 {
+                if queries.load(Ordering::SeqCst) > before {
+                    break;
+                }
+                std::thread::yield_now();
+            }
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        asking.join().expect("no panic")
+        stop.store(true, Ordering::SeqCst);
     });
-    assert!(queries > 0 && job.query().ready);
+    assert!(queries.into_inner() >= 200 && job.query().ready);
     script.job = Some(job);
 }
