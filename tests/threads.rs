@@ -154,6 +154,7 @@ fn drive(job: &Job, woken: &(Mutex<bool>, Condvar), until: impl Fn(&Job) -> bool
 
 #[test]
 fn guests_lose_nothing_while_jobs_come_and_go() {
+    // SPEC G-2, G-9, F-2, L-5
     let seconds = std::env::var("SECONDS_TO_RUN").ok().and_then(|n| n.parse().ok()).unwrap_or(6u64);
     let filter = Filter::new(&Threaded::device()).expect("a seat");
     let (stop, writes) = (AtomicBool::new(false), AtomicU64::new(0));

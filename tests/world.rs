@@ -4,6 +4,7 @@ use blkmirror::testing::World;
 
 #[test]
 fn seeds_end_well() {
+    // SPEC X-1, P-2, G-9: and that nothing is lost, whatever guests, faults and an operator do.
     let seeds = std::env::var("SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300u64);
     let from = std::env::var("FROM").ok().and_then(|n| n.parse().ok()).unwrap_or(0u64);
     let (mut pivots, mut copies, mut synced) = (0, 0, 0);

@@ -20,7 +20,7 @@ int main(void) {
     failing_device(ops, &odd, &device, 1);
     failing_device(ops, NULL, &device, 1);
     failing_device(ops, &limits, NULL, 1);
-    ops.read = NULL;
+    ops.read = NULL; /* SPEC D-1: it is required */
     failing_device(ops, &limits, &device, 1);
     ops.struct_size = 4; /* nothing of it can be read */
     failing_device(ops, &limits, &device, 0);

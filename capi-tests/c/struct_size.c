@@ -1,4 +1,4 @@
-/* Structures of other sizes: too small is refused, larger is taken while what is unknown is zero. */
+/* SPEC O-6: structures of other sizes: too small is refused, larger is taken while what is unknown is zero. */
 #include "disk.h"
 
 typedef struct { mirror_job_options known; uint64_t newer[4]; } newer_options;

@@ -76,14 +76,20 @@ impl Drop for AlignedBuffer {
     }
 }
 
-/// Whether every byte is zero. Written so that the compiler turns the inner loop into wide loads.
+/// How much of a scan for zeroes is looked at in one go: enough to be worth wide loads, little enough to stop soon.
+const BLOCK: usize = 256;
+
+/// Whether every byte is zero.
 #[must_use]
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    /// Long enough to be worth a wide test, short enough to stop soon.
-    const BLOCK: usize = 256;
-    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
-    blocks.iter().all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
-        && rest.iter().all(|byte| *byte == 0)
+    let (blocks, rest) = bytes.as_chunks();
+    are_zero(blocks.iter()) && rest.iter().all(|byte| *byte == 0)
+}
+
+/// Takes no more blocks than up to the first that isn't zero. Written so that the compiler turns the inner loop into
+/// wide loads.
+fn are_zero<'a>(mut blocks: impl Iterator<Item = &'a [u8; BLOCK]>) -> bool {
+    blocks.all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 /// Zeroes for devices that have no zero request are written from one block of memory, listed as often as is needed.
@@ -122,6 +128,19 @@ mod tests {
                 assert!(!is_zero(&bytes), "byte {at} of {length}");
                 bytes[at] = 0;
             }
+        }
+    }
+
+    #[test]
+    fn the_scan_for_zeroes_ends_where_something_else_is() {
+        // SPEC O-5
+        for (first_other, looked_at) in [(0, 1), (255, 1), (256, 2), (5 * 256 + 7, 6), (999_999, 3907)] {
+            let mut bytes = vec![0u8; 1_000_192];
+            bytes[first_other] = 1;
+            let mut count = 0;
+            let (blocks, _) = bytes.as_chunks();
+            assert!(!are_zero(blocks.iter().inspect(|_| count += 1)));
+            assert_eq!(count, looked_at, "blocks, though byte {first_other} is not zero");
         }
     }
 

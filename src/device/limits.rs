@@ -145,6 +145,7 @@ mod tests {
 
     #[test]
     fn each_senseless_limit_is_named() {
+        // SPEC D-4
         let good = Limits::default();
         for (limits, name) in [
             (Limits { request_alignment: 3, ..good }, "request_alignment 3"),
@@ -163,6 +164,7 @@ mod tests {
 
     #[test]
     fn the_end_of_the_device_counts_as_aligned() {
+        // SPEC D-4, D-5
         let limits = Limits { request_alignment: 512, ..Limits::default() };
         let range = |offset, length| ByteRange::new(offset, length).expect("valid");
         assert!(limits.admits(range(512, 488), 1000));

@@ -132,6 +132,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_chunk_is_ever_lent_twice(count in 1u32..300, steps in prop::collection::vec((any::<bool>(), 1u32..80, 1usize..6), 0..200)) {
+            // SPEC C-6, C-7
             let mut arena = Arena::new(count).expect("small");
             let mut owned = vec![false; count as usize];
             let mut held: Vec<Vec<Segment>> = Vec::new();
@@ -162,6 +163,7 @@ mod tests {
 
     #[test]
     fn one_run_is_preferred_and_fragments_are_used_when_there_is_none() {
+        // SPEC C-6
         let mut arena = Arena::new(130).expect("small");
         let mut all: Vec<_> = (0..13)
             .map(|_| {

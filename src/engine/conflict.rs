@@ -175,3 +175,67 @@ fn first_outside(chunks: ChunkRange, taken: impl Iterator<Item = ChunkRange> + C
     let end = taken.filter(|range| range.start > start).map(|range| range.start).fold(chunks.end, u64::min);
     (start < end).then_some(ChunkRange { start, end })
 }
+
+#[cfg(all(test, not(loom)))]
+pub(super) mod tests {
+    use super::super::{
+        CopyMode, Flags, GuestId, GuestKind, GuestRequest, Options, Order, Side, SideInfo, Sync,
+    };
+    use super::*;
+    use crate::clock::Nanos;
+    use crate::device::Limits;
+    use crate::range::ByteRange;
+
+    const CHUNK: u64 = 4096;
+
+    /// An engine that carries writes and has nothing to copy.
+    pub(in super::super) fn carrying() -> Engine {
+        let options = Options {
+            sync: Sync::None,
+            copy_mode: CopyMode::WriteBlocking,
+            granularity: CHUNK,
+            ..Options::default()
+        };
+        let (length, limits) = (1024 * CHUNK, Limits::default());
+        let side = SideInfo { length, limits, zero: true, discard: true, extents: false, truncate: false };
+        let settings = options.check(length, &limits, &limits).expect("legal");
+        let mut engine = Engine::new("j0".into(), settings, side, side).expect("memory");
+        engine.start().expect("created");
+        engine.advance(Nanos(1));
+        assert_eq!(engine.outbox().orders, [Order::CarryWrites]);
+        engine.outbox().requests.clear();
+        engine
+    }
+
+    fn write(engine: &mut Engine, guest: u32, chunk: u64) {
+        let range = ByteRange::between(chunk * CHUNK, (chunk + 1) * CHUNK);
+        let flags = Flags::default();
+        engine.submit_guest(GuestRequest {
+            guest: GuestId(guest),
+            kind: GuestKind::Write,
+            range,
+            flags,
+            owns_data: true,
+        });
+    }
+
+    #[test]
+    fn who_finishes_wakes_those_that_overlap_and_looks_at_no_others() {
+        // SPEC X-3: ten queues of a hundred writes each, of which one moves on.
+        let mut engine = carrying();
+        for guest in 0..1000 {
+            write(&mut engine, guest, u64::from(guest) % 10);
+        }
+        let first = OpId::guest(0);
+        assert_eq!(engine.queue_of(first).dependents.len(), 99, "only those on its chunk");
+        let sent: Vec<_> = engine.outbox().requests.drain(..).collect();
+        assert_eq!(sent.len(), 20, "the first of each queue, to both sides");
+        assert_eq!(engine.guests.waiting(), 990);
+        engine.complete(first, Side::Source, Ok(()), false, &[]);
+        assert_eq!(engine.outbox().requests, [], "the target is still out");
+        engine.complete(first, Side::Target, Ok(()), false, &[]);
+        let woken: Vec<_> = engine.outbox().requests.iter().map(|submit| submit.op).collect();
+        assert_eq!(woken, [OpId::guest(10), OpId::guest(10)], "the next on that chunk, to both sides");
+        assert_eq!(engine.guests.waiting(), 989);
+    }
+}

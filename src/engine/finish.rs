@@ -318,10 +318,11 @@ impl Engine {
         }
     }
 
-    /// Dirty, planned and in flight.
+    /// Dirty, planned, reserved and in flight.
     fn remaining_chunks(&self) -> u64 {
         self.tracking.dirty.dirty_chunks()
-            + self.scan.planned_chunks()
+            + self.scan.planned().map(ChunkRange::len).sum::<u64>()
+            + u64::from(self.ops.reservation_is_held())
             + self.ops.in_flight_bytes() / self.granularity()
     }
 
@@ -395,6 +396,43 @@ impl Engine {
             self.become_status(Status::Aborting);
             self.events.push(Event::Completed(Err(Errno::ENOTRECOVERABLE)));
             self.become_status(Status::Concluded);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::conflict::tests::carrying;
+    use super::*;
+
+    #[test]
+    fn a_waiting_job_accepts_nothing_but_a_cancel() {
+        // SPEC L-2, F-5: hosts don't see this state, so it is made here.
+        let waiting = || {
+            let mut engine = carrying();
+            engine.become_status(Status::Ready);
+            engine.become_status(Status::Waiting);
+            engine
+        };
+        type Call = fn(&mut Engine) -> Result<()>;
+        let refused: [(Verb, Call); 6] = [
+            (Verb::Pause, Engine::pause),
+            (Verb::SetSpeed, |engine| engine.set_speed(1)),
+            (Verb::Change, |engine| engine.change(CopyMode::Background)),
+            (Verb::Complete, Engine::complete_job),
+            (Verb::Finalize, Engine::finalize),
+            (Verb::Dismiss, Engine::dismiss),
+        ];
+        for (verb, call) in refused {
+            let error = call(&mut waiting()).expect_err("it waits");
+            let message = format!("Job 'j0' in state 'waiting' cannot accept command verb '{}'", verb.name());
+            assert_eq!((error.errno(), error.message()), (Errno::EPERM, &*message));
+        }
+        assert_eq!(waiting().resume().expect_err("not paused").message(), "Job 'j0' is not paused");
+        for (force, status) in [(true, Status::Aborting), (false, Status::Waiting)] {
+            let mut engine = waiting();
+            engine.cancel(force).expect("legal");
+            assert_eq!(engine.status(), status);
         }
     }
 }

@@ -425,10 +425,9 @@ impl Engine {
     }
 
     fn lift_pause(&mut self) {
-        self.pauses.user = false;
-        if std::mem::take(&mut self.pauses.error) {
-            self.errors.io_status = IoStatus::Ok;
-        }
+        (self.pauses.user, self.pauses.error) = (false, false);
+        // Also where the error came while the user had paused already (SPEC E-1).
+        self.errors.io_status = IoStatus::Ok;
         self.unpaused();
     }
 

@@ -384,6 +384,7 @@ mod tests {
 
     #[test]
     fn the_buffer_holds_whole_chunks_and_at_least_a_cluster() {
+        // SPEC O-2, C-5
         let odd = Options { granularity: 65536, buf_size: 100_000, ..Options::default() };
         assert_eq!(check(&odd, 1 << 30).expect("valid").buf_size, 131_072);
         let large = Options { granularity: 64 << 20, buf_size: 1 << 20, ..Options::default() };

@@ -203,14 +203,19 @@ impl Engine {
         if short > 0 && dirty.is_dirty(chunks - 1) { bytes.saturating_sub(short) } else { bytes }
     }
 
+    /// Bytes that were taken from the dirty set and are not under way: planned, or waiting for a buffer.
+    fn planned_bytes(&self) -> u64 {
+        let waiting = self.ops.reserved_chunks().filter(|_| self.ops.reservation_is_held());
+        self.scan.planned().chain(waiting).map(|chunks| self.geometry.bytes(chunks).len()).sum()
+    }
+
     pub(super) fn make_info(&self) -> Info {
         let progress = &self.progress;
         let dirty = self.dirty_bytes();
-        let planned = self.scan.planned_chunks() * self.granularity();
         let in_flight_bytes = self.ops.in_flight_bytes() + self.guests.carried_bytes();
         let (copy_rate, dirty_chunk_rate) = progress.rates(self.now, self.chunks_dirtied());
         let dirty_rate = dirty_chunk_rate.saturating_mul(self.granularity());
-        let left = dirty + planned + in_flight_bytes;
+        let left = dirty + self.planned_bytes() + in_flight_bytes;
         Info {
             id: self.id.clone(),
             kind: self.settings.options.kind,
@@ -274,6 +279,7 @@ mod tests {
 
     #[test]
     fn rates_are_those_of_the_last_seconds() {
+        // SPEC P-3
         let mut progress = Progress::default();
         progress.begin(Nanos(0), 7);
         for second in 1..=100 {

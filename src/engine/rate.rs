@@ -103,6 +103,7 @@ mod tests {
 
     #[test]
     fn a_changed_speed_takes_effect_at_once() {
+        // SPEC C-9
         let mut rate = Rate::new(10);
         rate.charge(Nanos(0), 1 << 20);
         assert!(rate.blocked_until(Nanos(1)).is_some());
@@ -114,6 +115,7 @@ mod tests {
 
     #[test]
     fn time_that_was_not_used_is_not_saved_up() {
+        // SPEC C-9
         let mut rate = Rate::new(1000);
         rate.charge(Nanos(0), 100);
         let late = Nanos(60_000_000_000);

@@ -127,8 +127,9 @@ impl Scan {
         Ok(())
     }
 
-    pub(super) fn planned_chunks(&self) -> u64 {
-        self.plan.iter().map(|piece| piece.chunks.len()).sum()
+    /// What is planned and not started.
+    pub(super) fn planned(&self) -> impl Iterator<Item = ChunkRange> + '_ {
+        self.plan.iter().map(|piece| piece.chunks)
     }
 }
 
@@ -271,17 +272,22 @@ impl Engine {
         let bytes = self.geometry.bytes(run);
         let mut at = bytes.offset();
         let mut planned = run.start;
-        for extent in extents {
-            let end = at.saturating_add(extent.length).min(bytes.end());
-            if let Some(method) = self.method_for(extent.flags) {
-                let clear = self.rounded_inward(ByteRange::between(at, end));
-                if !clear.is_empty() {
-                    self.plan_piece(ChunkRange::new(planned, clear.start), Method::Copy);
-                    self.plan_piece(clear, method);
-                    planned = clear.end;
-                }
+        let mut extents = extents.iter().peekable();
+        while let Some(extent) = extents.next() {
+            let method = self.method_for(extent.flags);
+            let start = at;
+            at = at.saturating_add(extent.length).min(bytes.end());
+            // A stretch may be told in pieces that are smaller than the target's units.
+            while let Some(more) = extents.next_if(|next| self.method_for(next.flags) == method) {
+                at = at.saturating_add(more.length).min(bytes.end());
             }
-            at = end;
+            let Some(method) = method else { continue };
+            let clear = self.rounded_inward(ByteRange::between(start, at));
+            if !clear.is_empty() {
+                self.plan_piece(ChunkRange::new(planned, clear.start), Method::Copy);
+                self.plan_piece(clear, method);
+                planned = clear.end;
+            }
         }
         self.plan_piece(ChunkRange::new(planned, run.end), Method::Copy);
     }

@@ -230,7 +230,9 @@ impl Engine {
         if at < self.geometry.length() {
             self.start.phase = Phase::Survey { next: at };
         } else {
-            self.scan.surveyed = self.settings.options.sync == Sync::Full;
+            // Only of a pass that begins now: what is marked later may be anything.
+            self.scan.surveyed =
+                self.settings.options.sync == Sync::Full && self.tracking.dirty.next_dirty(0).is_some();
             self.end_start();
         }
     }

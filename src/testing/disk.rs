@@ -2,8 +2,8 @@
 
 use super::random::Random;
 use crate::device::{
-    Answer, Backend, Completions, Device, Extent, ExtentFlags, IoVec, Kind, Limits, Request, Token, gather,
-    scatter,
+    Answer, Backend, Completions, Device, Extent, ExtentFlags, Flags, IoVec, Kind, Limits, Request, Token,
+    gather, scatter,
 };
 use crate::error::{Errno, IoResult, Result};
 use crate::range::ByteRange;
@@ -40,6 +40,23 @@ pub struct Faults {
     pub hold: bool,
     /// The next request panics, as a defect in a device would.
     pub panics: bool,
+    /// Only requests of this kind fail; `None`: those of every kind.
+    pub only: Option<Kind>,
+    /// They fail with this errno; `None`: with what `full` says.
+    pub errno: Option<Errno>,
+}
+
+/// A request as the disk accepted it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What it asked for.
+    pub kind: Kind,
+    /// Where.
+    pub range: ByteRange,
+    /// How.
+    pub flags: Flags,
+    /// In how many buffers.
+    pub buffers: usize,
 }
 
 /// A request that was accepted.
@@ -70,6 +87,11 @@ struct State {
     submitted: u64,
     failed: u64,
     refused: u64,
+    /// What was accepted since it was last asked for; `None`: nobody has asked to see it.
+    seen: Option<Vec<Seen>>,
+    /// Tells extents instead of what the disk holds.
+    extents_told: Option<fn(ByteRange) -> Vec<Extent>>,
+    cancels: u64,
 }
 
 /// A handle to a simulated disk. The [`Device`] is the same disk as the library sees it.
@@ -106,6 +128,9 @@ impl Disk {
             submitted: 0,
             failed: 0,
             refused: 0,
+            seen: None,
+            extents_told: None,
+            cancels: 0,
             options,
         }));
         let shared = Arc::clone(&state);
@@ -176,10 +201,52 @@ impl Disk {
             let result = self.carry_out(&mut state, &pending);
             (pending.token, result)
         };
+        self.report(token, result);
+        true
+    }
+
+    /// Completes the oldest request that is wanted, due or not. Whether there was one.
+    pub fn complete_where(&self, wanted: impl Fn(Kind, ByteRange) -> bool) -> bool {
+        let (token, result) = {
+            let mut state = lock(&self.state);
+            let Some(index) = state.pending.iter().position(|pending| wanted(pending.kind, pending.range))
+            else {
+                return false;
+            };
+            let pending = state.pending.remove(index);
+            let result = self.carry_out(&mut state, &pending);
+            (pending.token, result)
+        };
+        self.report(token, result);
+        true
+    }
+
+    fn report(&self, token: Token, result: IoResult) {
         if self.device.complete(token, result).is_err() {
             lock(&self.state).refused += 1;
         }
-        true
+    }
+
+    /// The requests that are out, oldest first.
+    #[must_use]
+    pub fn out(&self) -> Vec<(Kind, ByteRange)> {
+        lock(&self.state).pending.iter().map(|pending| (pending.kind, pending.range)).collect()
+    }
+
+    /// The requests that were accepted since this was last called; the first call begins the list.
+    pub fn seen(&self) -> Vec<Seen> {
+        lock(&self.state).seen.replace(Vec::new()).unwrap_or_default()
+    }
+
+    /// From now on this answers extents requests, whatever the disk holds.
+    pub fn set_extents(&self, told: fn(ByteRange) -> Vec<Extent>) {
+        lock(&self.state).extents_told = Some(told);
+    }
+
+    /// How often the disk was asked to hurry because its job is being cancelled.
+    #[must_use]
+    pub fn cancels(&self) -> u64 {
+        lock(&self.state).cancels
     }
 
     fn carry_out(&self, state: &mut State, pending: &Pending) -> IoResult {
@@ -218,6 +285,9 @@ impl State {
     }
 
     fn extents(&mut self, range: ByteRange) -> Vec<Extent> {
+        if let Some(told) = self.extents_told {
+            return told(range);
+        }
         let mut told: Vec<Extent> = Vec::new();
         let mut at = range.offset();
         while at < range.end() {
@@ -250,6 +320,11 @@ impl State {
             if !pending.kind.changes_data() {
                 return pending.result;
             }
+        }
+        if pending.kind == Kind::Truncate {
+            self.bytes.resize(length as usize, 0);
+            self.options.length = length;
+            return pending.result;
         }
         let range = ByteRange::between(pending.range.offset(), pending.range.offset() + length);
         let bytes = &mut self.bytes[range.offset() as usize..range.end() as usize];
@@ -298,7 +373,8 @@ impl State {
         if length == 0 && request.kind != Kind::Flush {
             return Err(format!("{what}: is empty"));
         }
-        if request.range.end() > self.options.length || !limits.admits(request.range, self.options.length) {
+        let beyond = request.range.end() > self.options.length && request.kind != Kind::Truncate;
+        if beyond || !limits.admits(request.range, self.options.length) {
             return Err(format!("{what}: beyond the end or misaligned"));
         }
         if request.kind.changes_data() && limits.read_only {
@@ -360,9 +436,14 @@ impl Backend for Simulated {
             drop(state);
             panic!("a defect in a simulated disk");
         }
-        let fails = state.random.one_in(faults.error_one_in);
+        let (kind, range, flags) = (request.kind, request.range, request.flags);
+        if let Some(seen) = &mut state.seen {
+            seen.push(Seen { kind, range, flags, buffers: request.iov.len() });
+        }
+        let fails = faults.only.is_none_or(|only| only == kind) && state.random.one_in(faults.error_one_in);
         state.failed += u64::from(fails);
-        let errno = if faults.full && request.kind.changes_data() { Errno::ENOSPC } else { Errno::EIO };
+        let full = faults.full && request.kind.changes_data();
+        let errno = faults.errno.unwrap_or(if full { Errno::ENOSPC } else { Errno::EIO });
         let (low, high) = state.options.latency_ns;
         let due = state.now + state.random.within(low, high);
         let pending = Pending {
@@ -394,6 +475,10 @@ impl Backend for Simulated {
             lock(&self.state).refused += 1;
         }
         Answer::Pending
+    }
+
+    fn cancel(&self) {
+        lock(&self.state).cancels += 1;
     }
 
     fn supports(&self, kind: Kind) -> bool {

@@ -9,7 +9,7 @@ mod oracle;
 mod random;
 mod world;
 
-pub use disk::{Disk, DiskOptions, Faults};
+pub use disk::{Disk, DiskOptions, Faults, Seen};
 pub use oracle::{Oracle, SECTOR, Stamp};
 pub use random::Random;
 pub use world::{Outcome, World};

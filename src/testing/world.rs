@@ -309,7 +309,7 @@ impl World {
                 error_one_in: self.random.pick(&[0, 0, 0, 40, 200]),
                 full: self.random.one_in(3),
                 hold: self.random.one_in(6),
-                panics: false,
+                ..Faults::default()
             });
         }
         if let Some(running) = &self.running

@@ -1,0 +1,195 @@
+//! SPEC section 1: devices.
+
+use super::script::*;
+use blkmirror::device::{Callback, Null, NullOptions};
+
+#[test]
+fn a_guest_request_that_makes_no_sense_is_refused_and_the_rest_goes_on() {
+    // SPEC D-5
+    let source = disk(|with| with.limits.request_alignment = 512);
+    let script = Script::with(source, disk(|_| {}));
+    let mut memory = [0u8; 1024];
+    // SAFETY: the memory outlives the requests, none of which is accepted.
+    let iov = [unsafe { IoVec::new(memory.as_mut_ptr().cast(), 1024) }];
+    let cases = [
+        (Kind::Read, 0, 512, Errno::EINVAL),
+        (Kind::Write, 100, 1024, Errno::EINVAL),
+        (Kind::Write, LENGTH - 512, 1024, Errno::ERANGE),
+        (Kind::Read, LENGTH, 1024, Errno::ERANGE),
+        (Kind::Truncate, 0, 1024, Errno::EOPNOTSUPP),
+        (Kind::Extents, 0, 1024, Errno::EOPNOTSUPP),
+    ];
+    for (kind, offset, length, errno) in cases {
+        let range = ByteRange::new(offset, length).expect("no overflow");
+        let io = GuestIo { kind, range, flags: GuestFlags::default(), iov: &iov };
+        let done = Callback::from_closure(|_| panic!("told of a refused request"));
+        assert_eq!(script.filter.submit(&io, done).expect_err("refused").errno(), errno, "{kind:?} {offset}");
+    }
+    let told = script.write(0, 1, 512);
+    script.source.complete_one(1);
+    assert_eq!(told.get(), Some(Ok(())));
+}
+
+#[test]
+fn a_device_without_room_is_asked_again_in_order_and_nothing_is_lost() {
+    // SPEC D-2
+    let mut script = Script::with(disk(|with| with.depth = 1), disk(|with| with.depth = 1));
+    let told: Vec<_> = (0..20).map(|index| script.write(0, index, 512)).collect();
+    for each in &told {
+        assert_eq!(each.get(), None, "in order");
+        assert!(script.source.complete_one(1));
+        assert_eq!(each.get(), Some(Ok(())));
+    }
+    assert_eq!(script.source.bytes()[0], 19);
+    script.begin(options());
+    script.until_ready();
+    assert!(script.equal());
+}
+
+#[test]
+fn a_device_that_only_reads_and_writes_is_enough() {
+    // SPEC D-1: zeroes are written, discards skipped, flushes succeed, everything is data.
+    for mode in [CopyMode::Background, CopyMode::WriteBlocking] {
+        let bare = |with: &mut DiskOptions| with.supports = vec![];
+        let mut script = Script::with(disk(bare), disk(bare));
+        script.source.fill(0, &[0; 8 * CHUNK as usize]);
+        script.begin(Options { copy_mode: mode, detect_zeroes: true, ..options() });
+        script.until_ready();
+        assert_eq!(script.info().writes.bytes, LENGTH, "what is zero is data, too");
+        script.forget();
+        let zero = script.zero(bytes(20 * CHUNK + 100, 1000));
+        let discard = script.discard(chunks(30, 1));
+        let flush = script.submit_with(Kind::Flush, bytes(0, 0), GuestFlags::default(), &[]);
+        script.pass(SLICE);
+        assert_eq!((zero.get(), discard.get(), flush.get()), (Some(Ok(())), Some(Ok(())), Some(Ok(()))));
+        assert!(script.source.seen().iter().all(|seen| matches!(seen.kind, Kind::Read | Kind::Write)));
+        assert!(script.target.seen().iter().all(|seen| seen.kind == Kind::Write));
+        assert_eq!(script.source.bytes()[20 * CHUNK as usize + 100..][..1000], [0; 1000]);
+        assert_ne!(script.source.bytes()[30 * CHUNK as usize], 0, "a hint that was not taken");
+        script.until_equal();
+    }
+}
+
+#[test]
+fn a_device_may_finish_at_once_or_before_it_says_pending_or_later() {
+    // SPEC D-2
+    for (inline_one_in, early_one_in, depth) in
+        [(1, 0, 0), (0, 1, 0), (2, 2, 0), (3, 2, 1), (0, 1, 1), (0, 0, 2)]
+    {
+        for mode in [CopyMode::Background, CopyMode::WriteBlocking] {
+            let make = || {
+                disk(|with| {
+                    (with.inline_one_in, with.early_one_in, with.depth) =
+                        (inline_one_in, early_one_in, depth);
+                })
+            };
+            let mut script = Script::with(make(), make());
+            script.begin(Options { copy_mode: mode, ..options() });
+            let told: Vec<_> =
+                (0..20).map(|at| script.write(at * 3 * CHUNK + 7, 3, CHUNK as usize)).collect();
+            script.until_equal();
+            script.job().complete().expect("ready");
+            script.until_over();
+            assert!(script.is_switched() && told.iter().all(|told| told.get() == Some(Ok(()))));
+        }
+    }
+}
+
+#[test]
+fn a_million_copies_that_finish_at_once_use_little_stack() {
+    // SPEC D-2
+    let copy = || {
+        let null = || Null::device(CHUNK << 20, Limits::default(), NullOptions::default()).expect("a device");
+        let filter = Filter::new(&null()).expect("a seat");
+        let options = JobOptions { options: options(), inline: true, ..JobOptions::default() };
+        let job = Job::new(&filter, &null(), options).expect("legal");
+        job.start().expect("starts");
+        while !job.query().ready {
+            job.poll(Nanos(1)).expect("nobody else polls");
+        }
+        job.query().writes.ops
+    };
+    let small = std::thread::Builder::new().stack_size(128 << 10);
+    assert_eq!(small.spawn(copy).expect("a thread").join().expect("no overflow"), 1 << 20);
+}
+
+#[test]
+fn each_limit_of_either_side_is_kept_to() {
+    // SPEC D-4: the stricter side rules a copy; the disks refuse to be asked for more (see `Script::drop`). With each
+    // limit the longest copy that comes of it, at either side, and the longest zero if the target has it, in chunks.
+    type Set = fn(&mut Limits);
+    let rows: [(&str, Set, u64, u64); 10] = [
+        ("none", |_| {}, 16, 24),
+        ("request_alignment", |limits| limits.request_alignment = 512, 16, 24),
+        ("memory_alignment", |limits| limits.memory_alignment = 4096, 16, 24),
+        ("max_transfer", |limits| limits.max_transfer = 3 * CHUNK, 3, 24),
+        ("less than a chunk", |limits| limits.max_transfer = 512, 0, 24),
+        ("max_iov", |limits| limits.max_iov = 1, 16, 24),
+        ("max_zero", |limits| limits.max_zero = 5 * CHUNK, 16, 5),
+        ("max_discard", |limits| limits.max_discard = CHUNK, 16, 24),
+        ("zero_alignment", |limits| limits.zero_alignment = 8 * CHUNK, 16, 24),
+        ("cluster_size", |limits| limits.cluster_size = 8 * CHUNK, 16, 24),
+    ];
+    for (what, set, copy, zero) in rows {
+        for at_source in [true, false] {
+            for mode in [CopyMode::Background, CopyMode::WriteBlocking] {
+                let case = format!("{what} {at_source} {mode:?}");
+                let with = |limited: bool, extents: bool| {
+                    disk(|with| {
+                        with.limits.discard_zeroes = true;
+                        if limited {
+                            set(&mut with.limits);
+                        }
+                        if extents {
+                            with.supports.push(Kind::Extents);
+                        }
+                    })
+                };
+                let mut script = Script::over(with(at_source, true), with(!at_source, false));
+                script.filter = Filter::with_alignment(script.source.device(), 512).expect("a seat");
+                // Data, a long zero, data.
+                script.source.fill(0, &content(0x40, 16 * CHUNK));
+                script.source.fill(40 * CHUNK, &content(0x40, 24 * CHUNK));
+                script.source.set_extents(|range| {
+                    let flags =
+                        |chunk| if (16..40).contains(&chunk) { ExtentFlags::HOLE } else { ExtentFlags::DATA };
+                    let chunks = range.offset() / CHUNK..range.end() / CHUNK;
+                    chunks.map(|chunk| Extent { length: CHUNK, flags: flags(chunk) }).collect()
+                });
+                script.begin(Options { max_io: 16 * CHUNK, copy_mode: mode, ..options() });
+                script.until_ready();
+                let longest = |seen: &[Seen], kind| {
+                    let lengths = seen.iter().filter(|seen| seen.kind == kind).map(|seen| seen.range.len());
+                    lengths.max().unwrap_or(0) / CHUNK
+                };
+                let (ours, theirs) = (script.source.seen(), script.target.seen());
+                // A chunk that one side doesn't take at once goes in parts there, and whole at the other.
+                assert_eq!(longest(&ours, Kind::Read), if at_source { copy } else { copy.max(1) }, "{case}");
+                assert_eq!(
+                    longest(&theirs, Kind::Write),
+                    if at_source { copy.max(1) } else { copy },
+                    "{case}"
+                );
+                assert_eq!(longest(&theirs, Kind::Zero), if at_source { 24 } else { zero }, "{case}");
+                // The guest's data comes where holes were.
+                script
+                    .source
+                    .set_extents(|range| vec![Extent { length: range.len(), flags: ExtentFlags::DATA }]);
+                for (offset, length) in [(0, 512), (512, 40 * CHUNK - 512), (LENGTH - 512, 512)] {
+                    script.write(offset, 7, length as usize);
+                    script.zero(bytes(offset, length));
+                    script.discard(bytes(offset, length));
+                    let memory = GuestMemory::new(0, length as usize);
+                    script.submit_with(
+                        Kind::Read,
+                        bytes(offset, length),
+                        GuestFlags::default(),
+                        &[memory.iov()],
+                    );
+                    script.pass(SLICE);
+                }
+                script.until_equal();
+            }
+        }
+    }
+}
