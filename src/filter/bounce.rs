@@ -6,7 +6,7 @@ use crate::error::{Errno, Result};
 use crossbeam::queue::ArrayQueue;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Enough for every device that an operating system has.
+/// Enough for every device that an operating system has. One that wants more gets memory of its own.
 const ALIGNMENT: usize = 4096;
 /// Sizes that are kept for the next request: powers of two from 4 KiB to 1 MiB.
 const SMALLEST: u32 = 12;
@@ -26,10 +26,13 @@ impl Pool {
         Self { classes: std::array::from_fn(|_| ArrayQueue::new(KEPT)), taken: AtomicU64::new(0) }
     }
 
-    /// A buffer of at least this length.
-    pub(super) fn take(&self, length: u64) -> Result<AlignedBuffer> {
+    /// A buffer of at least this length, for a device that wants its memory aligned so.
+    pub(super) fn take(&self, length: u64, alignment: u32) -> Result<AlignedBuffer> {
         let length = usize::try_from(length).map_err(|_| Errno::ENOMEM)?;
         self.taken.fetch_add(1, Ordering::Relaxed);
+        if alignment as usize > ALIGNMENT {
+            return AlignedBuffer::new(length, alignment as usize);
+        }
         match self.class(length) {
             Some((class, size)) => class.pop().map_or_else(|| AlignedBuffer::new(size, ALIGNMENT), Ok),
             None => AlignedBuffer::new(length, ALIGNMENT),

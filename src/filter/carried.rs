@@ -37,7 +37,8 @@ impl Core {
             return;
         };
         if guest.kind == Kind::Write && !guest.stable {
-            match self.bounce.take(guest.range.len()) {
+            let alignment = self.device().map_or(1, |device| device.limits().memory_alignment);
+            match self.bounce.take(guest.range.len(), alignment) {
                 Ok(buffer) => {
                     bounce::fill(&buffer, &guest.iov);
                     guest.bounce = Some(buffer);
@@ -102,9 +103,9 @@ impl Core {
         }
     }
 
-    /// A copy of these buffers, aligned for any device.
-    pub(crate) fn bounce_copy(&self, iov: &[IoVec]) -> Result<AlignedBuffer> {
-        let buffer = self.bounce.take(total(iov).ok_or(Errno::EINVAL)?)?;
+    /// A copy of these buffers, for a device that wants its memory aligned so.
+    pub(crate) fn bounce_copy(&self, iov: &[IoVec], alignment: u32) -> Result<AlignedBuffer> {
+        let buffer = self.bounce.take(total(iov).ok_or(Errno::EINVAL)?, alignment)?;
         bounce::fill(&buffer, iov);
         Ok(buffer)
     }

@@ -146,7 +146,10 @@ impl Core {
             && guest.bounce.is_none()
             && (!is_aligned(&guest.iov, limits.memory_alignment) || guest.iov.len() > limits.max_iov as usize)
         {
-            let buffer = self.bounce.take(guest.range.len()).map_err(|error| error.errno())?;
+            let buffer = self
+                .bounce
+                .take(guest.range.len(), limits.memory_alignment)
+                .map_err(|error| error.errno())?;
             if guest.kind == Kind::Write {
                 bounce::fill(&buffer, &guest.iov);
             }

@@ -480,7 +480,7 @@ impl Driver {
             };
             self.iov.clear();
             if part.needs_copy(device, shared, &mut self.iov) {
-                match part.copied(shared) {
+                match part.copied(shared, device.limits().memory_alignment) {
                     Ok(copy) => part.copy = Some((copy, 0)),
                     Err(error) => {
                         self.finish_part(shared, slot, Err(error.errno()));
@@ -680,11 +680,11 @@ impl Part {
         !takes
     }
 
-    /// An aligned copy of a guest's data.
-    fn copied(&self, shared: &Shared) -> Result<AlignedBuffer> {
+    /// A copy of a guest's data, aligned so.
+    fn copied(&self, shared: &Shared, alignment: u32) -> Result<AlignedBuffer> {
         let mut iov = Vec::new();
         self.guest_buffers(shared, 0, self.submit.range.len(), usize::MAX, &mut iov);
-        shared.filter.bounce_copy(&iov)
+        shared.filter.bounce_copy(&iov, alignment)
     }
 
     /// Appends the guest's buffers for a part of this request, or those of the copy that stands in for them.

@@ -121,7 +121,7 @@ fn each_limit_of_either_side_is_kept_to() {
     let rows: [(&str, Set, u64, u64); 10] = [
         ("none", |_| {}, 16, 24),
         ("request_alignment", |limits| limits.request_alignment = 512, 16, 24),
-        ("memory_alignment", |limits| limits.memory_alignment = 4096, 16, 24),
+        ("memory_alignment", |limits| limits.memory_alignment = 65_536, 16, 24),
         ("max_transfer", |limits| limits.max_transfer = 3 * CHUNK, 3, 24),
         ("less than a chunk", |limits| limits.max_transfer = 512, 0, 24),
         ("max_iov", |limits| limits.max_iov = 1, 16, 24),
