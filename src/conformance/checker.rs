@@ -492,11 +492,11 @@ impl<'a> Checker<'a> {
     /// Holds an answer about extents to the form that it must have; the extents that make sense.
     fn check_reply(&mut self, seen: Seen) -> (Asked, Vec<Extent>) {
         let Seen { asked, reply, .. } = seen;
-        let Reply { mut extents, enough, too_many } = reply;
+        let Reply { extents, empty, enough, too_many } = reply;
         let is_enough = extents.len() >= enough.min(super::seat::MOST_EXTENTS);
-        if extents.iter().any(|extent| extent.length == 0) {
-            self.findings.of(Rule::ExtentsLength, &asked, "extents of one byte at least", "one has length 0");
-            extents.retain(|extent| extent.length > 0);
+        if empty > 0 {
+            let came = format_args!("{empty} of length 0");
+            self.findings.of(Rule::ExtentsLength, &asked, "extents of one byte at least", came);
         }
         if too_many > 0 {
             self.findings.of(

@@ -65,6 +65,8 @@ struct Work {
 #[derive(Debug, Default)]
 pub(super) struct Reply {
     pub(super) extents: Vec<Extent>,
+    /// Told with no length; they count for nothing else.
+    pub(super) empty: usize,
     /// Answered with "enough" from this many on.
     pub(super) enough: usize,
     /// Told after that.
@@ -311,7 +313,9 @@ impl Client for Seat {
         }
         let reply = &mut work.reply;
         let most = reply.enough.min(MOST_EXTENTS);
-        if reply.extents.len() < most {
+        if extent.length == 0 {
+            reply.empty += 1;
+        } else if reply.extents.len() < most {
             reply.extents.push(extent);
         } else {
             reply.too_many += 1;
