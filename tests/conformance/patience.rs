@@ -73,6 +73,29 @@ fn a_device_that_is_dropped_with_requests_out_takes_the_memory_along() {
     assert!(completions.complete(token, Ok(())).is_err());
 }
 
+/// Panics when another thread than the first calls it.
+struct Panicking(std::thread::ThreadId);
+
+impl Backend for Panicking {
+    fn submit(&self, _: Token, request: &Request<'_>) -> Answer {
+        assert_eq!(std::thread::current().id(), self.0, "a defect in a device");
+        scatter(request.iov, 0, &vec![0; request.range.len() as usize]);
+        Answer::Done(Ok(()))
+    }
+}
+
+#[test]
+fn a_panic_of_a_device_reaches_the_caller() {
+    let this = std::thread::current().id();
+    let device = Device::new(MIB, Limits::default(), |_| Ok(Panicking(this))).expect("a device");
+    let checked = std::panic::AssertUnwindSafe(|| check(&device, &options(), &mut |_| ()));
+    let panic = std::panic::catch_unwind(checked).expect_err("the device panics");
+    let text = panic.downcast_ref::<String>().expect("a text");
+    assert!(text.contains("a defect in a device"), "{text}");
+    // What it was given when it panicked it may still have.
+    assert_eq!(refusal(&device, &options()).0, Errno::EBUSY);
+}
+
 #[test]
 fn what_makes_no_sense_is_refused_and_nothing_is_destroyed() {
     let device = Device::memory(MIB).expect("memory");

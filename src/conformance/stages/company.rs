@@ -8,6 +8,8 @@ use super::{Skip, judge, read};
 use crate::device::{Flags, Kind};
 use crate::random::Random;
 use crate::range::ByteRange;
+use std::panic::resume_unwind;
+use std::thread::ScopedJoinHandle;
 
 /// Requests that are out at the same time.
 const DEPTH: u64 = 32;
@@ -155,8 +157,10 @@ pub(super) fn threads(checker: &mut Checker<'_>) -> Result<Skip, Stop> {
             .iter()
             .map(|(block, seed)| std::thread::Builder::new().spawn_scoped(scope, work(*block, *seed)).ok())
             .collect();
-        // Where there are no threads there are none to be called from.
-        started.into_iter().map(|thread| thread.and_then(|thread| thread.join().ok().flatten())).collect()
+        // Where there are no threads there are none to be called from. A panic of the device is passed on.
+        let end =
+            |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        started.into_iter().map(|thread| thread.and_then(end)).collect()
     });
     checker.requests += THREADS * TURNS;
     let mut in_vain = false;
