@@ -808,10 +808,10 @@ void mirror_device_free(mirror_device *device);
 //
 // Tried are reads and writes of every length, at the ends and from odd lists of buffers; overlapping requests, many at a
 // time and from several threads; zeroes, discards, flushes and FUA; extents against what is read; completions, AGAIN, the
-// `cancel` and the `poll` hook; and what the limits promise. The device must be a fresh scratch device that no filter or
-// job uses. If it has `truncate` it is grown by a few kilobytes and asked to shrink again; if it is read-only it must
-// refuse a write. Callbacks are called from this thread and for a moment from four others. `ops->poll` is called while
-// this waits.
+// `cancel` and the `poll` hook; and what the limits promise: that it reads as zero, only if nothing was written through it
+// before. The device must be a scratch device that no filter or job uses. If it has `truncate` it is grown by a few
+// kilobytes and asked to shrink again; if it is read-only it must refuse a write. Callbacks are called from this thread
+// and for a moment from four others; `ops->poll` is called while this waits.
 //
 // `finding`, if it isn't NULL, is called for each finding when it is made, with `opaque`, from this thread; of each rule a
 // few at most. What comes first matters most: what comes later may be damage from it.

@@ -110,7 +110,7 @@ impl Report {
 
 /// Checks a device that nobody else uses, and **destroys what it holds**. `found` is told each finding when it is made.
 ///
-/// The device must be fresh: what it promises about its content is taken to be true now. One that can change its length is
+/// If nothing was written through the device before, it is held to its promise that it reads as zero. One that can change its length is
 /// grown by a few kilobytes, and asked to shrink again. The calling thread sends the requests, calls the device's poll hook
 /// while it waits, and starts four threads of its own for a moment; no lock is held while the device or `found` is called.
 ///

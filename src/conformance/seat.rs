@@ -163,6 +163,8 @@ impl Seat {
         let mut work = lock(&slot.work);
         work.ended = None;
         work.result = None;
+        // What was told before an AGAIN is told again.
+        work.reply = Reply { enough: work.reply.enough, ..Reply::default() };
         work.generation = slot.state.open();
         lock(&self.news).open += 1;
         work.generation

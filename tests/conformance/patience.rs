@@ -118,6 +118,8 @@ fn what_makes_no_sense_is_refused_and_nothing_is_destroyed() {
     filter.read_at(0, &mut bytes).expect("is read");
     assert_eq!(&bytes, b"precious");
     drop(filter);
-    let report = judge(&device, &options());
-    assert_eq!(report.findings[0].rule, Rule::ReadsZero, "its promise was broken by whoever wrote to it");
+    // What it promised at first has ended with the first write, so that it can be judged more than once.
+    for _ in 0..2 {
+        conforms(&device, "memory that was in use");
+    }
 }

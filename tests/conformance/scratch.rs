@@ -477,6 +477,11 @@ impl Backend for Host {
             return Answer::Done(Err(Errno::EROFS));
         }
         if !self.has_room() {
+            if request.kind == Kind::Extents {
+                // Told, and then told again once there is room.
+                let extent = Extent { length: request.range.len(), flags: ExtentFlags::DATA };
+                let _ = scratch.completions.extent(token, extent);
+            }
             if scratch.manner == Manner::Kicked {
                 self.elsewhere(|scratch| scratch.completions.kick());
             }

@@ -14,7 +14,7 @@ const LISTS: usize = 12;
 pub(super) fn promises(checker: &mut Checker<'_>) -> Result<Skip, Stop> {
     for window in windows(checker) {
         for piece in pieces(window, checker.plain()) {
-            if checker.limits.reads_zero {
+            if checker.device.reads_zero() {
                 checker.model.set_zero(piece);
                 checker.one(read(piece, Rule::ReadsZero))?;
                 continue;

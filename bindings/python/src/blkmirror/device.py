@@ -176,7 +176,7 @@ class BaseDevice:
     def check(
         self, *, destroy: bool = False, seed: int = 0, max_bytes: int = 0, timeout: float = 5.0
     ) -> "list[Finding]":
-        """Judges the device, which must be a fresh scratch device: **what it holds is lost**, so ``destroy`` must be true.
+        """Judges the device, which must be a scratch device: **what it holds is lost**, so ``destroy`` must be true.
 
         It is sent requests as jobs send them, and each rule of a device that it breaks is a :class:`Finding`; no finding
         means that it conforms. What comes first matters most: the rest may be damage from it. ``max_bytes`` of it are
