@@ -161,6 +161,9 @@
 // Null device flag: it says that it is unallocated everywhere.
 #define MIRROR_NULL_UNALLOCATED 2
 
+// Check flag: the caller vouches that the device holds nothing that anybody needs.
+#define MIRROR_CHECK_DESTROY 1
+
 // Kind of request: read.
 #define MIRROR_OP_READ 1
 
@@ -460,6 +463,51 @@ typedef struct {
     uint64_t cluster_size;
 } mirror_device_limits;
 
+// What `mirror_device_check` may do. Fill it with zeroes, set `struct_size`, `flags` and whatever is to be different.
+typedef struct {
+    // `sizeof(mirror_check_options)`.
+    size_t struct_size;
+    // `MIRROR_CHECK_DESTROY`, which must be set.
+    uint32_t flags;
+    // Must be 0.
+    uint32_t reserved;
+    // Another seed tries other places and lengths; the same one the same.
+    uint64_t seed;
+    // Most bytes of the device that are touched, at least 1 MiB. 0: 64 MiB. A longer device is sampled: its ends, its
+    // middle, and around the offsets 2^31, 2^32 and 2^41.
+    uint64_t max_bytes;
+    // Nanoseconds without any completion after which what is out counts as lost. 0: five seconds.
+    uint64_t timeout_ns;
+} mirror_check_options;
+
+// A rule that a device has broken. The texts are good during the call.
+typedef struct {
+    // How much of this structure the library has filled in.
+    size_t struct_size;
+    // The rule's name, such as "write-stores"; names stay what they are.
+    const char *rule;
+    // The rule of the specification that it is part of: "D-1" to "D-6".
+    const char *spec;
+    // What the rule says.
+    const char *text;
+    // What was asked for.
+    const char *asked;
+    // What was to be expected.
+    const char *expected;
+    // What came.
+    const char *came;
+    // All of it in one line.
+    const char *line;
+    // The request's `MIRROR_OP_`; 0 if the finding is of no request in particular, and what follows is 0 then too.
+    uint32_t operation;
+    // The request's flags: `MIRROR_FUA`, `MIRROR_MAY_UNMAP`.
+    uint32_t flags;
+    // Where it begins.
+    uint64_t offset;
+    // Its length; of a truncate, the length that the device was to have.
+    uint64_t length;
+} mirror_check_finding;
+
 // What the `prepare` hook is told: which backing the target should have once the guest sits on it.
 typedef struct {
     // How much of this structure the library has filled in.
@@ -754,6 +802,30 @@ int mirror_device_same(const mirror_device *device, const mirror_device *other);
 //
 // Any thread. A handle that was freed before is recognised, as a rule, and logged.
 void mirror_device_free(mirror_device *device);
+
+// Judges a host's device: sends it requests as filters and jobs do, at and within its limits, and tells each rule that it
+// breaks. **What the device holds is lost.**
+//
+// Tried are reads and writes of every length, at the ends and from odd lists of buffers; overlapping requests, many at a
+// time and from several threads; zeroes, discards, flushes and FUA; extents against what is read; completions, AGAIN, the
+// `cancel` and the `poll` hook; and what the limits promise: that it reads as zero, only if nothing was written through it
+// before. The device must be a scratch device that no filter or job uses. If it has `truncate` it is grown by a few
+// kilobytes and asked to shrink again; if it is read-only it must refuse a write. Callbacks are called from this thread
+// and for a moment from four others; `ops->poll` is called while this waits.
+//
+// `finding`, if it isn't NULL, is called for each finding when it is made, with `opaque`, from this thread; of each rule a
+// few at most. What comes first matters most: what comes later may be damage from it.
+//
+// A device that lets this wait for `timeout_ns` is told so; at the third time the check gives up. The memory of a request
+// that is never completed stays with the device until that is gone: such a device must have let go of it when its handle
+// is freed.
+//
+// The number of findings, 0 for a device that conforms. `-EINVAL` without `MIRROR_CHECK_DESTROY` and for options that make
+// no sense; `-EBUSY` if a filter or a job uses the device, or an earlier check has requests out; `-ENOMEM`. Any thread.
+int mirror_device_check(mirror_device *device,
+                        const mirror_check_options *options,
+                        void (*finding)(void *opaque, const mirror_check_finding *finding),
+                        void *opaque);
 
 // Makes a filter on `source`, to which it keeps a reference.
 //

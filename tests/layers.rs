@@ -8,15 +8,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("error", &[]),
     ("clock", &[]),
+    ("random", &[]),
     ("range", &["error"]),
     ("bitmap", &["error", "range", "sync"]),
     ("device", &["error", "range", "sync"]),
+    // A client of devices, as the filter and the job are.
+    ("conformance", &["error", "range", "clock", "random", "device"]),
     // Of the devices the engine knows kinds, flags, extents and limits: data, no behaviour.
     ("engine", &["error", "range", "clock", "bitmap", "device"]),
     ("filter", &["error", "range", "sync", "bitmap", "device"]),
     ("job", &["error", "range", "clock", "sync", "bitmap", "device", "engine", "filter"]),
-    ("capi", &["error", "range", "clock", "device", "engine", "filter", "job", "testing"]),
-    ("testing", &["error", "range", "clock", "device", "engine", "filter", "job"]),
+    ("capi", &["error", "range", "clock", "device", "conformance", "engine", "filter", "job", "testing"]),
+    ("testing", &["error", "range", "clock", "random", "device", "engine", "filter", "job"]),
 ];
 
 /// Where `unsafe` may stand: foreign pointers, memory that is lent to devices, lock-free slots, system calls.
@@ -24,6 +27,7 @@ const UNSAFE: &[&str] = &[
     "capi/",
     "device/",
     "bitmap/",
+    "conformance/memory.rs",
     "filter/",
     "job/buffers.rs",
     "job/driver.rs",

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The files of the C API, in the order in which the header has them.
-const SOURCES: [&str; 9] =
-    ["constants", "version", "error", "device", "filter", "options", "info", "event", "job"];
+const SOURCES: [&str; 10] =
+    ["constants", "version", "error", "device", "check", "filter", "options", "info", "event", "job"];
 
 /// Where the library's sources are.
 #[must_use]

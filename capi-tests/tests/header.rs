@@ -120,6 +120,10 @@ layout! {
         struct_size, length, request_alignment, memory_alignment, max_iov, flags, max_transfer, max_zero, max_discard,
         zero_alignment, discard_alignment, cluster_size,
     }
+    mirror_check_options { struct_size, flags, reserved, seed, max_bytes, timeout_ns }
+    mirror_check_finding {
+        struct_size, rule, spec, text, asked, expected, came, line, operation, flags, offset, length,
+    }
     mirror_prepare_info { struct_size, sync, backing_mode }
     mirror_job_options {
         struct_size, id, kind, sync, copy_mode, backing_mode, on_source_error, on_target_error, flags, max_in_flight,

@@ -1,6 +1,7 @@
 //! `blkmirror`: mirrors disk images and block devices, and shows that a live one can be.
 
 mod bench;
+mod check_device;
 mod demo;
 mod drive;
 mod failure;
@@ -29,6 +30,7 @@ enum Command {
     Mirror(mirror::Arguments),
     Demo(demo::Arguments),
     Bench(bench::Arguments),
+    CheckDevice(check_device::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,5 +55,6 @@ fn run() -> Result<(), Failure> {
         Command::Mirror(arguments) => mirror::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::CheckDevice(arguments) => check_device::run(arguments),
     }
 }

@@ -54,6 +54,9 @@ pub const MIRROR_NULL_READ_ZEROES: u32 = 1;
 /// Null device flag: it says that it is unallocated everywhere.
 pub const MIRROR_NULL_UNALLOCATED: u32 = 2;
 
+/// Check flag: the caller vouches that the device holds nothing that anybody needs.
+pub const MIRROR_CHECK_DESTROY: u32 = 1;
+
 /// Kind of request: read.
 pub const MIRROR_OP_READ: u32 = 1;
 /// Kind of request: write.

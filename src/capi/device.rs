@@ -353,15 +353,16 @@ pub unsafe extern "C" fn mirror_device_extent(
         // SAFETY: the host passes NULL or a handle.
         let handle = unsafe { handle::get::<Handle>(device) }?;
         check_flags("flags", flags, MIRROR_EXTENT_DATA | MIRROR_EXTENT_ZERO | MIRROR_EXTENT_ALLOCATED)?;
-        if length == 0 {
-            return Err(Error::invalid("length 0: an extent has at least one byte"));
-        }
         let flags = ExtentFlags {
             data: flags & MIRROR_EXTENT_DATA != 0,
             zero: flags & MIRROR_EXTENT_ZERO != 0,
             allocated: flags & MIRROR_EXTENT_ALLOCATED != 0,
         };
         let more = handle.device.extent(Token::from_raw(token), Extent { length, flags });
+        if length == 0 {
+            // Whoever asked has seen it, and passes it over or takes note.
+            return Err(Error::invalid("length 0: an extent has at least one byte"));
+        }
         Ok(c_int::from(!more.map_err(|refused| refused_token(token, refused))?))
     })
 }
@@ -572,7 +573,7 @@ fn refused_token(token: u64, refused: Refused) -> Error {
     Error::from(refused).context(format_args!("token {token:#x}"))
 }
 
-fn flags_to_c(flags: Flags) -> u32 {
+pub(super) fn flags_to_c(flags: Flags) -> u32 {
     let fua = if flags.fua { MIRROR_FUA } else { 0 };
     if flags.may_unmap { fua | MIRROR_MAY_UNMAP } else { fua }
 }

@@ -14,7 +14,7 @@ thread_local! {
 }
 
 /// Text that C can read: a NUL inside, which would cut it short, becomes a question mark.
-fn c_text(text: &str) -> CString {
+pub(super) fn c_text(text: &str) -> CString {
     CString::new(text.replace('\0', "?")).unwrap_or_default()
 }
 

@@ -85,6 +85,7 @@ mod tests {
             include_str!("job.rs"),
             include_str!("options.rs"),
             include_str!("event.rs"),
+            include_str!("check.rs"),
         ];
         let mut entries = 0;
         for source in sources {

@@ -9,6 +9,7 @@
 //! live as long as they are documented to be used.
 #![allow(non_camel_case_types, clippy::missing_safety_doc)]
 
+mod check;
 mod constants;
 mod convert;
 mod device;
@@ -22,6 +23,7 @@ mod job;
 mod options;
 mod version;
 
+pub use check::*;
 pub use constants::*;
 pub use device::*;
 pub use error::{mirror_last_error, mirror_set_log};

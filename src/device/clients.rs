@@ -185,13 +185,24 @@ impl Core {
                 format!("the device is used by {MAX_CLIENTS} filters and jobs already: free one first"),
             ));
         };
+        Ok(self.take_place(&mut registry[..], index))
+    }
+
+    /// Reserves a place if nobody else has one; `None` if somebody has.
+    pub(crate) fn reserve_alone(self: &Arc<Self>) -> Option<Place> {
+        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = registry.iter().all(|seat| !seat.taken);
+        free.then(|| self.take_place(&mut registry[..], 0))
+    }
+
+    fn take_place(self: &Arc<Self>, registry: &mut [Seat], index: usize) -> Place {
         registry[index].taken = true;
-        Ok(Place {
+        Place {
             core: Arc::clone(self),
             index: index as u8,
             base: registry[index].next_generation,
             used: false,
-        })
+        }
     }
 
     /// Takes a client out of the table; its tokens are refused from now on.

@@ -22,7 +22,7 @@ pub use buffer::AlignedBuffer;
 pub(crate) use buffer::{most_zeroes, zeroes};
 pub use callback::Callback;
 
-pub(crate) use clients::{Client, Followup, Wake};
+pub(crate) use clients::{Client, Core as DeviceCore, Followup, Wake};
 pub use clients::{Completions, Refused};
 pub(crate) use iovec::is_aligned;
 pub use iovec::{IoVec, gather, scatter, slice_into, total};

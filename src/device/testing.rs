@@ -5,6 +5,7 @@ use super::clients::{Client, Followup};
 use super::{Answer, Callback, Device, Extent, Flags, IoVec, Kind, Refused, Request, SlotState, Token};
 use crate::error::{Errno, IoResult};
 use crate::range::ByteRange;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How many requests a client can have out.
@@ -35,6 +36,8 @@ pub(crate) struct Outcome {
 struct Seat {
     index: u8,
     slots: Vec<Slot>,
+    /// So many extents are enough for one answer.
+    enough: AtomicUsize,
 }
 
 struct Slot {
@@ -62,7 +65,7 @@ impl TestClient {
         let slots = (0..SLOTS)
             .map(|_| Slot { state: SlotState::new(generation), work: Mutex::default(), done: Condvar::new() })
             .collect();
-        let seat = Arc::new(Seat { index, slots });
+        let seat = Arc::new(Seat { index, slots, enough: AtomicUsize::new(usize::MAX) });
         place.take(Arc::clone(&seat) as Arc<dyn Client>);
         Self { device: Some(device.clone()), seat, segment: usize::MAX }
     }
@@ -70,6 +73,12 @@ impl TestClient {
     /// The same client, whose buffers are cut into pieces of this many bytes.
     pub(crate) fn with_segments(mut self, bytes: usize) -> Self {
         self.segment = bytes;
+        self
+    }
+
+    /// The same client, to whom so many extents are enough.
+    pub(crate) fn with_enough(self, extents: usize) -> Self {
+        self.seat.enough.store(extents, Ordering::Relaxed);
         self
     }
 
@@ -253,8 +262,9 @@ impl Client for Seat {
         if !slot.state.is_open(generation) {
             return Err(Refused);
         }
-        slot.lock().extents.push(extent);
-        Ok(true)
+        let mut work = slot.lock();
+        work.extents.push(extent);
+        Ok(work.extents.len() < self.enough.load(Ordering::Relaxed))
     }
 
     fn room(&self) -> Followup {

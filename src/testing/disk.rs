@@ -84,6 +84,8 @@ struct State {
     violation: Option<String>,
     /// Chunks of this size must not be in two changes at a time, 0 for no such rule.
     exclusive: u64,
+    /// Answers to extents requests are what they should be.
+    exact_extents: bool,
     submitted: u64,
     failed: u64,
     refused: u64,
@@ -125,6 +127,7 @@ impl Disk {
             now: 0,
             violation: None,
             exclusive: 0,
+            exact_extents: false,
             submitted: 0,
             failed: 0,
             refused: 0,
@@ -171,6 +174,11 @@ impl Disk {
     /// From now on no chunk of this size may be in two changes at a time; 0 for no such rule (SPEC X-1).
     pub fn set_exclusive(&self, chunk: u64) {
         lock(&self.state).exclusive = chunk;
+    }
+
+    /// From now on answers to extents requests cover what was asked for, and no more: otherwise some don't (SPEC D-6).
+    pub fn set_exact_extents(&self) {
+        lock(&self.state).exact_extents = true;
     }
 
     /// When the next request is due, if any is and none is held.
@@ -252,7 +260,9 @@ impl Disk {
     fn carry_out(&self, state: &mut State, pending: &Pending) -> IoResult {
         if pending.kind == Kind::Extents {
             for extent in state.extents(pending.range) {
-                let _ = self.device.extent(pending.token, extent);
+                if self.device.extent(pending.token, extent) != Ok(true) {
+                    break;
+                }
             }
         }
         state.apply(pending)
@@ -301,6 +311,9 @@ impl State {
             at = end;
         }
         // Sometimes not all of it is told, or more than was asked for (SPEC D-6).
+        if self.exact_extents {
+            return told;
+        }
         if self.random.one_in(8) {
             let keep = self.random.within(0, told.len() as u64) as usize;
             told.truncate(keep);
@@ -466,7 +479,9 @@ impl Backend for Simulated {
         let result = state.apply(&pending);
         drop(state);
         for extent in told {
-            let _ = self.completions.extent(token, extent);
+            if self.completions.extent(token, extent) != Ok(true) {
+                break;
+            }
         }
         if inline {
             return Answer::Done(result);

@@ -6,10 +6,10 @@
 
 mod disk;
 mod oracle;
-mod random;
 mod world;
 
+use crate::random;
+pub use crate::random::Random;
 pub use disk::{Disk, DiskOptions, Faults, Seen};
 pub use oracle::{Oracle, SECTOR, Stamp};
-pub use random::Random;
 pub use world::{Outcome, World};

@@ -268,6 +268,64 @@ class Failures(unittest.TestCase):
                 use()
 
 
+class Forgetful(Bytes):
+    """Loses the last byte of each write, and says that everything is zero."""
+
+    def write(self, request, offset, buffers, fua):
+        kept = self.data[offset + sum(len(view) for view in buffers) - 1]
+        Bytes.write(self, request, offset, buffers, fua)
+        self.data[offset + sum(len(view) for view in buffers) - 1] = kept
+
+
+class Liar(Bytes):
+    """Says that everything is a hole."""
+
+    def extents(self, offset, length):
+        return [(length, b.ExtentFlags.ZERO)]
+
+
+class Checks(unittest.TestCase):
+    LENGTH = 256 * 1024 + 5
+
+    def test_honest_devices_conform(self):
+        zero = b.Limits(flags=b.DeviceFlags.READS_ZERO)
+        devices = [b.MemoryDevice(MIB), Bytes(bytearray(self.LENGTH), zero), Later(bytearray(self.LENGTH))]
+        for device in devices:
+            with self.subTest(device=type(device).__name__), device:
+                self.assertEqual([str(finding) for finding in device.check(destroy=True, timeout=60)], [])
+
+    def test_each_broken_rule_is_named(self):
+        for make, rule, operation in [(Forgetful, "write-stores", b.Operation.READ),
+                                      (Liar, "extents-truthful", b.Operation.EXTENTS)]:
+            with self.subTest(rule=rule), make(bytearray(self.LENGTH)) as device:
+                findings = device.check(destroy=True, seed=3)
+                self.assertEqual({finding.rule for finding in findings}, {rule})
+                first = findings[0]
+                self.assertEqual(first.operation, operation)
+                self.assertLessEqual(first.offset + first.length, self.LENGTH)
+                self.assertIn(first.asked, str(first))
+                self.assertTrue(first.spec.startswith("D-") and first.text and first.expected and first.came)
+
+    def test_an_exception_of_a_callback_is_a_failure_and_kept(self):
+        with Bytes(bytearray(self.LENGTH)) as device:
+            device.fail = OSError(errno.ENOSPC, "full")
+            findings = device.check(destroy=True)
+            self.assertEqual({finding.rule for finding in findings}, {"succeeds"})
+            self.assertIn("ENOSPC", findings[0].came)
+            self.assertIs(device.take_raised(), device.fail)
+
+    def test_nothing_is_destroyed_unasked(self):
+        with Bytes(pattern(MIB)) as device:
+            before = bytes(device.data)
+            with self.assertRaises(b.MirrorError) as caught:
+                device.check()
+            self.assertEqual(caught.exception.errno, errno.EINVAL)
+            with b.Filter(device), self.assertRaises(b.MirrorError) as caught:
+                device.check(destroy=True)
+            self.assertEqual(caught.exception.errno, errno.EBUSY)
+            self.assertEqual(bytes(device.data), before)
+
+
 class Details(unittest.TestCase):
     def test_pause_speed_change_and_cancel(self):
         with b.MemoryDevice(4 * MIB) as source, b.MemoryDevice(4 * MIB) as target, b.Filter(source) as disk:
@@ -313,7 +371,8 @@ class Details(unittest.TestCase):
         self.assertEqual(declared, set(_ffi.FUNCTIONS))
         for structure, name in [(_ffi.DeviceOps, "mirror_device_ops"), (_ffi.DeviceLimits, "mirror_device_limits"),
                                 (_ffi.JobOptions, "mirror_job_options"), (_ffi.JobInfo, "mirror_job_info"),
-                                (_ffi.Event, "mirror_event"), (_ffi.PrepareInfo, "mirror_prepare_info")]:
+                                (_ffi.Event, "mirror_event"), (_ffi.CheckOptions, "mirror_check_options"),
+                                (_ffi.CheckFinding, "mirror_check_finding"), (_ffi.PrepareInfo, "mirror_prepare_info")]:
             body = header.split("} %s;" % name)[0].rsplit("typedef struct {", 1)[1]
             place = -1
             for field, *_ in structure._fields_:

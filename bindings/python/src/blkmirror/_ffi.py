@@ -24,6 +24,7 @@ REAP = c.CFUNCTYPE(c.c_int, c.c_void_p)
 PREPARE = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p)
 TELL = c.CFUNCTYPE(None, c.c_void_p, c.c_int)
 LOG = c.CFUNCTYPE(None, c.c_void_p, c.c_uint32, c.c_char_p)
+FOUND = c.CFUNCTYPE(None, c.c_void_p, c.c_void_p)
 
 
 class Iovec(c.Structure):
@@ -60,6 +61,34 @@ class DeviceLimits(c.Structure):
         ("zero_alignment", c.c_uint64),
         ("discard_alignment", c.c_uint64),
         ("cluster_size", c.c_uint64),
+    ]
+
+
+class CheckOptions(c.Structure):
+    _fields_ = [
+        ("struct_size", c.c_size_t),
+        ("flags", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("seed", c.c_uint64),
+        ("max_bytes", c.c_uint64),
+        ("timeout_ns", c.c_uint64),
+    ]
+
+
+class CheckFinding(c.Structure):
+    _fields_ = [
+        ("struct_size", c.c_size_t),
+        ("rule", c.c_char_p),
+        ("spec", c.c_char_p),
+        ("text", c.c_char_p),
+        ("asked", c.c_char_p),
+        ("expected", c.c_char_p),
+        ("came", c.c_char_p),
+        ("line", c.c_char_p),
+        ("operation", c.c_uint32),
+        ("flags", c.c_uint32),
+        ("offset", c.c_uint64),
+        ("length", c.c_uint64),
     ]
 
 
@@ -172,6 +201,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "mirror_device_query": (INT, [HANDLE, c.POINTER(DeviceLimits)]),
     "mirror_device_refused": (INT, [HANDLE, c.POINTER(U64)]),
     "mirror_device_same": (INT, [HANDLE, HANDLE]),
+    "mirror_device_check": (INT, [HANDLE, c.POINTER(CheckOptions), FOUND, c.c_void_p]),
     "mirror_device_free": (None, [HANDLE]),
     "mirror_filter_new": (INT, [HANDLE, OUT]),
     "mirror_filter_new_aligned": (INT, [HANDLE, c.c_uint32, OUT]),

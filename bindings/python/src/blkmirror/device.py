@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterable, Optional, Tuple, TypeVar, Union
 from . import _ffi
 from ._ffi import lib
 from .errors import check, errno_of
+from .events import Operation
 
 __all__ = [
     "Answer",
@@ -21,6 +22,7 @@ __all__ = [
     "DeviceFlags",
     "ExtentFlags",
     "FileDevice",
+    "Finding",
     "Limits",
     "MemoryDevice",
     "NullDevice",
@@ -90,6 +92,35 @@ class Answer(Enum):
 D = TypeVar("D", bound="BaseDevice")
 
 
+@dataclass(frozen=True)
+class Finding:
+    """A rule that a device has broken, from :meth:`BaseDevice.check`. As a string it is one line."""
+
+    rule: str
+    """The rule's name, such as ``write-stores``."""
+    spec: str
+    """The rule of the specification that it is part of: ``D-1`` to ``D-6``."""
+    text: str
+    """What the rule says."""
+    asked: str
+    """What was asked for."""
+    expected: str
+    """What was to be expected."""
+    came: str
+    """What came."""
+    operation: Optional[Operation]
+    """The kind of the request that broke it; ``None`` if it was none in particular."""
+    offset: int
+    """Where that begins."""
+    length: int
+    """Its bytes."""
+    line: str
+    """All of it."""
+
+    def __str__(self) -> str:
+        return self.line
+
+
 class BaseDevice:
     """A handle to a device. Close it, or use it in a ``with`` statement; a job that uses the device keeps it."""
 
@@ -141,6 +172,30 @@ class BaseDevice:
     def same(self, other: "BaseDevice") -> bool:
         """Whether the two are the same storage."""
         return bool(check(lib.mirror_device_same(self.handle, other.handle)))
+
+    def check(
+        self, *, destroy: bool = False, seed: int = 0, max_bytes: int = 0, timeout: float = 5.0
+    ) -> "list[Finding]":
+        """Judges the device, which must be a scratch device: **what it holds is lost**, so ``destroy`` must be true.
+
+        It is sent requests as jobs send them, and each rule of a device that it breaks is a :class:`Finding`; no finding
+        means that it conforms. What comes first matters most: the rest may be damage from it. ``max_bytes`` of it are
+        touched at most (0: 64 MiB); a device that completes nothing for ``timeout`` seconds is told so.
+
+        The exceptions that callbacks of a :class:`Device` raised meanwhile are left to :meth:`Device.take_raised`.
+        """
+        findings: "list[Finding]" = []
+
+        def found(_: int, pointer: int) -> None:
+            shown = c.cast(pointer, c.POINTER(_ffi.CheckFinding)).contents
+            findings.append(_finding(shown))
+
+        options = _ffi.CheckOptions()
+        options.struct_size = c.sizeof(options)
+        options.flags = 1 if destroy else 0
+        options.seed, options.max_bytes, options.timeout_ns = seed, max_bytes, max(1, int(timeout * 1e9))
+        check(lib.mirror_device_check(self.handle, c.byref(options), _ffi.FOUND(found), None))
+        return findings
 
     def close(self) -> None:
         """Frees the handle. A second time is harmless."""
@@ -352,6 +407,15 @@ class Device(BaseDevice):
             ops.poll = _ffi.REAP(lambda _: self._guard(lambda: self.on_poll()))
         ops.close = _on_close
         return ops
+
+
+def _finding(shown: _ffi.CheckFinding) -> Finding:
+    texts = {
+        name: getattr(shown, name).decode("utf-8", "replace")
+        for name in ("rule", "spec", "text", "asked", "expected", "came", "line")
+    }
+    operation = Operation(shown.operation) if shown.operation else None
+    return Finding(operation=operation, offset=shown.offset, length=shown.length, **texts)
 
 
 # The callbacks of each device that the library may still call, and whom to tell when it won't any more.

@@ -27,6 +27,7 @@ impl Random {
     }
 
     /// True once in `n` times; never for 0.
+    #[cfg(feature = "testing")]
     pub fn one_in(&mut self, n: u64) -> bool {
         n != 0 && self.draw().is_multiple_of(n)
     }
