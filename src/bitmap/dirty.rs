@@ -2,10 +2,10 @@
 //!
 //! # Shape
 //!
-//! Level 0 has a bit per chunk, and each level above has a bit per word of the level below, up to a level of at
-//! most [`TOP_WORDS`] words. A set summary bit says "look below"; a search skips what no summary bit covers, so
-//! finding one dirty chunk among 2^34 takes some twenty loads. This is the hierarchical bitmap that disk emulators
-//! and entity systems (`hibitset`) use, made concurrent.
+//! Level 0 has a bit per chunk, and each level above has a bit per word of the level below, up to a level of one
+//! word. A set summary bit says "look below"; a search skips what no summary bit covers, so finding one dirty chunk
+//! among 2^34 takes a dozen loads, and seeing that there is none takes one per level. This is the hierarchical bitmap
+//! that disk emulators and entity systems (`hibitset`) use, made concurrent.
 //!
 //! # What must never happen
 //!
@@ -50,9 +50,6 @@ use std::fmt;
 /// which has three levels with eight chunks.
 const WORD_SHIFT: u32 = if cfg!(loom) { 1 } else { 6 };
 const WORD_BITS: u64 = 1 << WORD_SHIFT;
-
-/// The top level is searched word by word, so it is kept to a few cache lines.
-const TOP_WORDS: u64 = if cfg!(loom) { 1 } else { 64 };
 
 /// Marking threads spread their counts over this many cache lines.
 const SHARDS: usize = if cfg!(loom) { 1 } else { 16 };
@@ -206,7 +203,7 @@ impl DirtyBitmap {
         // bit after the word's own; a set bit sends it down, to the first bit of the word that it stands for.
         loop {
             let found = if level == top {
-                self.next_in_top(position)?
+                self.next_in_word(top, position)?
             } else {
                 match self.next_in_word(level, position) {
                     Some(found) => found,
@@ -308,16 +305,6 @@ impl DirtyBitmap {
         (rest != 0).then(|| (position & !(WORD_BITS - 1)) + u64::from(rest.trailing_zeros()))
     }
 
-    /// The first set bit of the top level at or after `position`.
-    fn next_in_top(&self, position: u64) -> Option<u64> {
-        let top = self.levels.len() - 1;
-        let words = self.levels[top].len() as u64;
-        self.next_in_word(top, position).or_else(|| {
-            let after = (position >> WORD_SHIFT) + 1;
-            (after..words).find_map(|index| self.next_in_word(top, index << WORD_SHIFT))
-        })
-    }
-
     fn word(&self, level: usize, index: u64) -> &AtomicU64 {
         &self.levels[level][index as usize]
     }
@@ -336,7 +323,7 @@ impl fmt::Debug for DirtyBitmap {
 fn level_lengths(chunks: u64) -> Vec<u64> {
     let mut lengths = vec![chunks.div_ceil(WORD_BITS)];
     while let Some(&words) = lengths.last()
-        && words > TOP_WORDS
+        && words > 1
     {
         lengths.push(words.div_ceil(WORD_BITS));
     }
