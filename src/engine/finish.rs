@@ -253,10 +253,11 @@ impl Engine {
 
     fn flush_or_go_on(&mut self) {
         let nothing = ByteRange::default();
+        let room = self.ops.in_flight() < self.settings.max_in_flight;
         if self.geometry.length() == 0 {
             self.flushing_for_ready = false;
             self.flushed();
-        } else if let Some(id) = self.ops.take(OpState::Flush, ChunkRange::default(), nothing) {
+        } else if room && let Some(id) = self.ops.take(OpState::Flush, ChunkRange::default(), nothing) {
             self.outbox.submit(id, Side::Target, Kind::Flush, nothing, Flags::default());
         } else {
             // All places are taken; one of those that have them will come by here.
