@@ -218,9 +218,12 @@ impl Engine {
         }
         let op = OpId::guest(index);
         let kind = request.kind.request_kind();
+        let may_unmap = request.flags.may_unmap && self.zeroes_may_unmap();
         let mut send = |side, range: ByteRange, skip| {
             let data = Data::Guest(request.guest, skip);
-            self.outbox.requests.push(Submit { op, side, kind, range, flags: request.flags, data });
+            let flags =
+                if side == Side::Source { request.flags } else { Flags { may_unmap, ..request.flags } };
+            self.outbox.requests.push(Submit { op, side, kind, range, flags, data });
         };
         send(Side::Source, request.range, 0);
         let mut target = Part::NotSent;
@@ -264,7 +267,7 @@ impl Engine {
     }
 
     /// Shrinks a range to what the target can take as it is: to its request alignment, and with an unattached
-    /// backing to clusters that are complete.
+    /// backing to clusters that it owns.
     fn clip_to_target(&self, range: ByteRange) -> ByteRange {
         let alignment = u64::from(self.target.limits.request_alignment);
         let (mut start, mut end) = (range.offset(), range.end());
@@ -328,9 +331,9 @@ impl Engine {
         if request.kind != GuestKind::Write {
             self.start.known_zero.set(whole);
         }
-        let discarded = request.kind == GuestKind::Discard;
+        // Discards are not carried to a target whose backing is attached later.
         if let Some(written) = &mut self.scan.written {
-            if discarded { written.clear(whole) } else { written.set(whole) }
+            written.set(whole);
         }
     }
 

@@ -363,6 +363,13 @@ impl Job {
         self.shared.engine().next_event()
     }
 
+    /// What the engine believes of a chunk; see [`Engine::chunk_view`].
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn chunk_view(&self, chunk: u64) -> Option<crate::engine::ChunkView> {
+        self.shared.engine().chunk_view(chunk)
+    }
+
     /// Whether a poll of the job is running, or this is a callback of whoever drives it.
     #[must_use]
     pub fn is_polling(&self) -> bool {
