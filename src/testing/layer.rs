@@ -124,6 +124,12 @@ impl Layer {
         self.lock().options.cluster
     }
 
+    /// What a discard does.
+    #[must_use]
+    pub fn discards(&self) -> Discard {
+        self.lock().options.discard
+    }
+
     /// What is below, if anything is and it is attached.
     #[must_use]
     pub fn backing(&self) -> Option<Self> {
@@ -276,10 +282,11 @@ impl Layer {
     /// What this byte is told to be, and up to where that may be said.
     fn look(&self, at: u64, above: u32, tells_backing: bool) -> (ExtentFlags, u64) {
         let state = self.lock();
-        if at >= state.options.length {
-            return (ExtentFlags::HOLE, u64::MAX);
-        }
         let allocated = above > 0;
+        if at >= state.options.length {
+            // A short layer hides what its base has there.
+            return (ExtentFlags { data: false, zero: true, allocated }, u64::MAX);
+        }
         let index = (at / state.options.cluster) as usize;
         let end = state.cluster(index).end();
         let flags = match (state.clusters[index], &state.options.backing) {
@@ -443,6 +450,9 @@ mod tests {
         assert!(top.base().expect("two down").is(&middle.backing().expect("attached")));
         top.zero(ByteRange::between(0, 4096), false);
         assert_eq!(told(&top, true), [(3584, zero), (4096, data)]);
+        let short = Layer::new(LayerOptions { length: 4096, ..middle.lock().options.clone() });
+        top.lock().options.backing = Backing::Layer(short);
+        assert_eq!(told(&top, false), [(7680, zero)], "a short layer hides its base");
     }
 
     #[test]

@@ -15,4 +15,4 @@ pub use crate::random::Random;
 pub use disk::{Disk, DiskOptions, Faults, Seen};
 pub use layer::{Backing, Discard, Layer, LayerOptions, MIN_CLUSTER};
 pub use oracle::{Oracle, SECTOR, Stamp};
-pub use world::{Outcome, World};
+pub use world::{Outcome, Shape, Tally, World};
