@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 fn seeds_end_well() {
     // SPEC X-1, P-2, G-9: and that nothing is lost, whatever guests, faults and an operator do.
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
-    let (seeds, from) = (number("SEEDS").unwrap_or(2000), number("FROM").unwrap_or(0));
+    let (seeds, from) = (number("SEEDS").unwrap_or(1000), number("FROM").unwrap_or(0));
     let mut jobs: BTreeMap<Shape, Tally> = BTreeMap::new();
     let (mut synced, mut clean, mut zero) = (0, 0, 0);
     for seed in from..from + seeds {
