@@ -1,0 +1,146 @@
+//! A job that is given up after an internal failure: guests get their requests back, and no device reads memory that
+//! is theirs again.
+
+use blkmirror::clock::Nanos;
+use blkmirror::device::{Callback, IoVec, Kind, Limits};
+use blkmirror::engine::{CopyMode, Options, Status, Sync as SyncMode};
+use blkmirror::error::{Errno, IoResult};
+use blkmirror::filter::{Filter, GuestFlags, GuestIo};
+use blkmirror::job::{Job, JobOptions, PollState};
+use blkmirror::range::ByteRange;
+use blkmirror::testing::{Disk, DiskOptions, Faults};
+use std::sync::{Arc, Mutex};
+
+const LENGTH: u64 = 64 << 10;
+
+struct World {
+    source: Disk,
+    target: Disk,
+    filter: Filter,
+    job: Job,
+}
+
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Option<IoResult>>>);
+
+impl Told {
+    fn get(&self) -> Option<IoResult> {
+        *self.0.lock().expect("no panic")
+    }
+}
+
+fn disk(limits: Limits, depth: usize) -> Disk {
+    let options = DiskOptions {
+        length: LENGTH,
+        limits,
+        supports: vec![],
+        inline_one_in: 0,
+        early_one_in: 0,
+        latency_ns: (0, 1),
+        depth,
+    };
+    Disk::new(1, options).expect("sensible limits")
+}
+
+impl World {
+    /// A job that carries writes. `depth`: requests that the source has room for.
+    fn new(depth: usize) -> Self {
+        let mut limits = Limits::default();
+        limits.memory_alignment = 512;
+        let (source, target) = (disk(limits, depth), disk(Limits::default(), 0));
+        let filter = Filter::new(source.device()).expect("a seat");
+        let options =
+            Options { sync: SyncMode::None, copy_mode: CopyMode::WriteBlocking, ..Options::default() };
+        let job = Job::new(&filter, target.device(), JobOptions { options, ..JobOptions::default() });
+        let world = Self { source, target, filter, job: job.expect("legal options") };
+        world.job.start().expect("created");
+        for now in 1..100 {
+            world.settle(now);
+            world.target.complete_one(now);
+        }
+        assert_eq!(world.job.query().status, Status::Ready);
+        world
+    }
+
+    fn settle(&self, now: u64) {
+        while self.job.poll(Nanos(now)).expect("nobody else polls").state == PollState::Busy {}
+    }
+
+    /// A guest's write from memory that is aligned or not, and that does not change or may.
+    fn write(&self, offset: u64, byte: u8, skew: usize, stable: bool) -> Told {
+        let memory = vec![byte; 4096].leak();
+        let skew = memory.as_ptr().align_offset(512) + skew;
+        // SAFETY: leaked, so it lives for ever; 512 bytes from there on lie in it.
+        let iov = [unsafe { IoVec::new(memory.as_mut_ptr().add(skew).cast(), 512) }];
+        let told = Told::default();
+        let tell = told.clone();
+        let done = Callback::from_closure(move |result| *tell.0.lock().expect("no panic") = Some(result));
+        let range = ByteRange::new(offset, 512).expect("in range");
+        let flags = GuestFlags { stable, ..GuestFlags::default() };
+        self.filter.submit(&GuestIo { kind: Kind::Write, range, flags, iov: &iov }, done).expect("accepted");
+        told
+    }
+
+    /// The target panics.
+    fn fail(&self) {
+        self.target.set_faults(Faults { panics: true, ..Faults::default() });
+        self.write(LENGTH - 512, 1, 0, true);
+        self.settle(1000);
+        let (errno, _) = self.job.query().error.expect("given up");
+        assert_eq!(errno, Errno::ENOTRECOVERABLE);
+    }
+}
+
+#[test]
+fn a_guest_is_not_told_while_the_target_reads_its_memory() {
+    // SPEC E-3, G-3: once it is told, the guest may free it.
+    let world = World::new(0);
+    let told = world.write(0, 7, 0, true);
+    world.settle(1000);
+    world.fail();
+    while world.source.complete_one(1000) {
+        world.settle(1000);
+    }
+    assert_eq!((told.get(), world.target.pending()), (None, 1));
+    world.target.complete_one(1000);
+    world.settle(1000);
+    assert_eq!(told.get(), Some(Ok(())));
+}
+
+#[test]
+fn a_copy_that_the_target_reads_is_not_used_for_another_guest() {
+    // SPEC E-3: and this guest is told at once.
+    let world = World::new(0);
+    let told = world.write(0, 7, 0, false);
+    world.settle(1000);
+    world.fail();
+    while world.source.complete_one(1000) {
+        world.settle(1000);
+    }
+    assert_eq!((told.get(), world.target.pending()), (Some(Ok(())), 1));
+    world.write(512, 8, 8, false);
+    world.target.complete_one(1000);
+    assert_eq!(world.target.bytes()[..512], [7; 512]);
+}
+
+#[test]
+fn a_request_that_the_source_had_no_room_for_is_sent_again_once_the_target_is_done() {
+    // SPEC E-3, G-9
+    let world = World::new(1);
+    let first = world.write(8192, 6, 0, true);
+    world.settle(1000);
+    let second = world.write(0, 7, 0, false);
+    world.settle(1000);
+    world.fail();
+    world.source.complete_one(1000);
+    world.settle(1000);
+    assert_eq!((first.get(), second.get(), world.target.pending()), (None, None, 2));
+    while world.target.complete_one(1000) {
+        world.settle(1000);
+    }
+    while world.source.complete_one(1000) {
+        world.settle(1000);
+    }
+    assert_eq!((first.get(), second.get()), (Some(Ok(())), Some(Ok(()))));
+    assert_eq!((world.source.bytes()[0], world.source.bytes()[8192]), (7, 6));
+}
