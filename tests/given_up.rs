@@ -1,5 +1,5 @@
-//! A job that is given up after an internal failure: guests get their requests back, and no device reads memory that
-//! is theirs again.
+//! Jobs that end in the middle. One that is given up after an internal failure: guests get their requests back, and no
+//! device reads memory that is theirs again. One that is freed: what it sent must not land in the next job's target.
 
 use blkmirror::clock::Nanos;
 use blkmirror::device::{Callback, IoVec, Kind, Limits};
@@ -121,6 +121,35 @@ fn a_copy_that_the_target_reads_is_not_used_for_another_guest() {
     world.write(512, 8, 8, false);
     world.target.complete_one(1000);
     assert_eq!(world.target.bytes()[..512], [7; 512]);
+}
+
+#[test]
+fn a_target_with_requests_of_a_job_that_is_over_is_refused() {
+    // SPEC L-5, D-3: they could land over what the next job writes.
+    let freed = |world: World| {
+        let World { source, target, filter, job } = world;
+        drop(job);
+        (source, target, filter)
+    };
+    let given_up = |world: World| {
+        world.fail();
+        freed(world)
+    };
+    for end in [&freed as &dyn Fn(World) -> (Disk, Disk, Filter), &given_up] {
+        let world = World::new(0);
+        let told = world.write(0, 7, 0, false);
+        world.settle(1000);
+        let (source, target, filter) = end(world);
+        while source.complete_one(1000) {}
+        assert_eq!((told.get(), target.pending()), (Some(Ok(())), 1));
+        let again = || Job::new(&filter, target.device(), JobOptions::default());
+        let error = again().expect_err("a write is out");
+        assert_eq!(error.errno(), Errno::EBUSY);
+        assert!(error.message().starts_with("target: "), "{error}");
+        target.complete_one(1000);
+        drop(again().expect("nothing is out any more"));
+        drop(again().expect("and that one sent nothing"));
+    }
 }
 
 #[test]

@@ -575,6 +575,15 @@ impl Driver {
         self.devices = [None, None];
     }
 
+    /// The filter is not this job's any more; nothing more is sent to the target.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending
+    }
+
+    pub(super) fn has_target_requests_out(&self) -> bool {
+        self.parts.iter().flatten().any(|part| part.submit.side == Side::Target)
+    }
+
     /// Whether a device may still be using memory of the job.
     pub(super) fn has_requests_out(&self) -> bool {
         self.parts.iter().any(Option::is_some)

@@ -195,7 +195,7 @@ impl World {
         } else {
             self.random.pick(&[Shape::Full, Shape::Full, Shape::FullOverlay, Shape::None, Shape::NoneOverlay])
         };
-        if shape.sync() == Sync::Top && self.is_still_written(&source) {
+        if shape.sync() == Sync::Top && self.is_still_written(&source, shape) {
             return None;
         }
         let length = source.length();
@@ -225,10 +225,12 @@ impl World {
         Some(Drawn { shape, target, attach, options })
     }
 
-    /// Whether a job that was freed may still be writing to the chain below this layer. A host that reuses a target
-    /// has to wait for that.
-    fn is_still_written(&self, top: &Layer) -> bool {
+    /// Whether a job that was freed may still be writing to the chain below this layer: what is not certain yet can't
+    /// be a backing. That it is no target either is the library's affair.
+    fn is_still_written(&self, top: &Layer, shape: Shape) -> bool {
+        let target = top.base().filter(|_| shape == Shape::Commit);
         std::iter::successors(top.backing(), Layer::backing)
+            .filter(|layer| !target.as_ref().is_some_and(|target| target.is(layer)))
             .any(|layer| self.disks.iter().any(|disk| disk.layer().is(&layer) && disk.pending() > 0))
     }
 

@@ -60,6 +60,10 @@ impl World {
         };
         let job = match Job::new(&self.filter, self.disks[target].device(), job_options) {
             Ok(job) => job,
+            Err(error) if error.errno() == Errno::EBUSY && self.disks[target].pending() > 0 => {
+                self.note(|| format!("{shape:?} to disk {target} is refused: {error}"));
+                return;
+            }
             Err(error) => unreachable!("legal options are refused: {error}"),
         };
         self.disks[target].set_exclusive(options.granularity);
