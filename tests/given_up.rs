@@ -45,9 +45,13 @@ fn disk(limits: Limits, depth: usize) -> Disk {
 impl World {
     /// A job that carries writes. `depth`: requests that the source has room for.
     fn new(depth: usize) -> Self {
+        Self::with_target(depth, disk(Limits::default(), 0))
+    }
+
+    fn with_target(depth: usize, target: Disk) -> Self {
         let mut limits = Limits::default();
         limits.memory_alignment = 512;
-        let (source, target) = (disk(limits, depth), disk(Limits::default(), 0));
+        let source = disk(limits, depth);
         let filter = Filter::new(source.device()).expect("a seat");
         let options =
             Options { sync: SyncMode::None, copy_mode: CopyMode::WriteBlocking, ..Options::default() };
@@ -68,14 +72,19 @@ impl World {
 
     /// A guest's write from memory that is aligned or not, and that does not change or may.
     fn write(&self, offset: u64, byte: u8, skew: usize, stable: bool) -> Told {
+        self.write_much(offset, byte, skew, stable, 512)
+    }
+
+    fn write_much(&self, offset: u64, byte: u8, skew: usize, stable: bool, length: usize) -> Told {
         let memory = vec![byte; 4096].leak();
         let skew = memory.as_ptr().align_offset(512) + skew;
-        // SAFETY: leaked, so it lives for ever; 512 bytes from there on lie in it.
-        let iov = [unsafe { IoVec::new(memory.as_mut_ptr().add(skew).cast(), 512) }];
+        assert!(skew + length <= memory.len());
+        // SAFETY: leaked, so it lives for ever; that many bytes from there on lie in it.
+        let iov = [unsafe { IoVec::new(memory.as_mut_ptr().add(skew).cast(), length) }];
         let told = Told::default();
         let tell = told.clone();
         let done = Callback::from_closure(move |result| *tell.0.lock().expect("no panic") = Some(result));
-        let range = ByteRange::new(offset, 512).expect("in range");
+        let range = ByteRange::new(offset, length as u64).expect("in range");
         let flags = GuestFlags { stable, ..GuestFlags::default() };
         self.filter.submit(&GuestIo { kind: Kind::Write, range, flags, iov: &iov }, done).expect("accepted");
         told
@@ -121,6 +130,33 @@ fn a_copy_that_the_target_reads_is_not_used_for_another_guest() {
     world.write(512, 8, 8, false);
     world.target.complete_one(1000);
     assert_eq!(world.target.bytes()[..512], [7; 512]);
+}
+
+#[test]
+fn what_has_come_back_when_the_failure_happens_is_not_forgotten() {
+    // SPEC G-9: a request goes on with its next step, the target panics, and other completions wait to be seen.
+    for other_first in [true, false] {
+        let mut small = Limits::default();
+        small.max_transfer = 512;
+        let world = World::with_target(0, disk(small, 0));
+        let stepped = world.write_much(0, 7, 0, false, 1024);
+        world.settle(1000);
+        let other = world.write(8192, 8, 0, false);
+        world.settle(1000);
+        let complete_source = || while world.source.complete_one(1000) {};
+        if other_first {
+            complete_source();
+        }
+        // Either of the two writes that are out there; the one with another step will panic.
+        while world.target.complete_one(1000) {}
+        if !other_first {
+            complete_source();
+        }
+        world.target.set_faults(Faults { panics: true, ..Faults::default() });
+        world.settle(1000);
+        assert_eq!(world.job.query().error.expect("given up").0, Errno::ENOTRECOVERABLE);
+        assert_eq!((stepped.get(), other.get()), (Some(Ok(())), Some(Ok(()))), "other first: {other_first}");
+    }
 }
 
 #[test]

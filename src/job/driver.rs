@@ -160,13 +160,13 @@ impl Driver {
 
     /// Takes completions from the list; a request with steps left goes on.
     fn collect(&mut self, shared: &Shared) {
-        let mut completed = std::mem::take(&mut self.completed);
-        shared.requests.take_completed(&mut completed);
-        let any = !completed.is_empty();
-        for (index, result) in completed.drain(..) {
+        shared.requests.take_completed(&mut self.completed);
+        let any = !self.completed.is_empty();
+        self.completed.reverse();
+        // Each is taken out before it is looked at, the oldest first: if a device panics the others are still there.
+        while let Some((index, result)) = self.completed.pop() {
             self.step_done(shared, index, result);
         }
-        self.completed = completed;
         if any {
             self.offer_again(shared);
         }
