@@ -1,4 +1,12 @@
 //! Background operations: reading a piece of the source and writing it to the target, or sending a zero or a discard.
+//!
+//! # The worst that can happen
+//! - The guest writes while its chunk is being read, or between the read and the write: the older data lands on the target.
+//!   The bit was cleared before the read, so the write has set it again, and the chunk is copied once more.
+//! - A write fails half-way: the target holds a piece of it. What was known to be zero was forgotten when it was sent, not
+//!   when it was done, so no later zero is skipped there (SPEC I-5).
+//! - A read finds nothing but zeroes: the operation goes on as a zero, with its chunks held and its buffers given back.
+//! - The job ends, or is paused, with the read done: its chunks are dirty again before anybody can miss them.
 
 use super::arena::{Arena, Segment};
 use super::conflict::Queue;

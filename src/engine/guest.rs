@@ -3,6 +3,16 @@
 //! A request waits for its chunks (`conflict`), then goes to the source and, as far as it is carried, to the target
 //! at the same time. What is not carried is marked dirty when the source is done: a write that was accepted in
 //! background mode, edges that are dirty anyway, and what the target can't take at that alignment.
+//!
+//! # The worst that can happen
+//! - A guest writes to the same chunk in background mode, having entered the filter before writes were carried. It marks
+//!   the chunk when it is done; the carried write cleared the bits before it began, so that mark stays.
+//! - The source fails half-way and the target succeeds: the sides differ and nothing would be marked. All of it is, rounded
+//!   out (SPEC G-5).
+//! - An edge of the write lies in a dirty chunk: the copy to come reads all of it. Carried, the edge could land on the
+//!   target before the copy's older data. It is not carried, and the chunk stays dirty (SPEC G-4).
+//! - The job ends while the target is still writing: a guest whose data is the library's copy is told at once; one whose own
+//!   memory the target reads is told when that is done.
 
 use super::conflict::Queue;
 use super::outbox::{Data, OpId, Order, Side, Submit};

@@ -6,6 +6,15 @@
 //!
 //! A run of dirty chunks is taken whole: its bits are cleared, its chunks are held, its extents are asked for. What
 //! is to be done with each part of it is the *plan*, from which operations are started as there is room.
+//!
+//! # The worst that can happen
+//! - A guest writes between the answer to the extents and the operation that follows from it: a zero is sent over what is
+//!   data now. The write has set the bits again, and the chunk is copied in the next pass.
+//! - Only busy chunks are dirty: passes would follow each other without end. After one that took nothing there is none
+//!   before something has been let go.
+//! - The answer covers a part of the run, or nothing: the rest is copied.
+//! - What the source says it has not is marked all the same, by a write that failed or by hand. It reads as its backing
+//!   does, and a discard would lose that on any target that does not get the same backing.
 
 use super::copy::{OpState, Started};
 use super::options::{JobKind, Sync};

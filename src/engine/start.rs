@@ -2,6 +2,14 @@
 //!
 //! Guest writes of this phase are not carried, whatever the copy mode: they are marked, and the marks are there
 //! before the first copy is made.
+//!
+//! # The worst that can happen
+//! - A guest writes to what was surveyed as a hole before the survey is over. It has marked the chunk by itself, because the
+//!   filter marks from the moment that the job exists (SPEC I-1); the survey only ever adds marks.
+//! - A guest writes to the source while the same place of the target is being zeroed: the same.
+//! - A part of the pre-zero pass fails: it is marked, and not known to be zero, so it is copied.
+//! - What the source leaves to its backing counts as data where everything is to be copied: nothing says that it reads as
+//!   zero.
 
 use super::copy::OpState;
 use super::options::{JobKind, Sync};
