@@ -210,10 +210,11 @@ impl World {
                 ..Faults::default()
             });
         }
-        if let Some(running) = &self.running
+        if let Some(running) = &mut self.running
             && self.random.one_in(20)
             && !running.job.query().status.is_over()
         {
+            running.sabotaged = true;
             self.disks[running.target].set_faults(Faults { panics: true, ..Faults::default() });
         }
     }

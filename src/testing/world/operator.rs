@@ -32,6 +32,8 @@ pub(super) struct Running {
     pub(super) milestones: Vec<Event>,
     /// Drains that have not ended.
     pub(super) drains: u32,
+    /// Its target was told to panic; any other panic is the library's own.
+    pub(super) sabotaged: bool,
     /// What was wrong when the prepare hook ran.
     pub(super) broken: Arc<Mutex<Option<String>>>,
     /// What the operator saw when it last pushed the job on.
@@ -88,6 +90,7 @@ impl World {
             status: Status::Created,
             milestones: Vec::new(),
             drains: 0,
+            sabotaged: false,
             broken,
             pushed: None,
         });
@@ -126,6 +129,7 @@ impl World {
         let Some(running) = self.running.take() else { return };
         self.note(|| "free the job".to_owned());
         self.disks[running.target].set_exclusive(0);
+        self.disks[running.target].set_faults(Faults::default());
         drop(running.job);
         self.after_job(running.shape, running.target, None);
     }
@@ -206,6 +210,10 @@ impl World {
         self.disks[running.target].set_exclusive(0);
         let over = running.milestones.last().copied();
         let target = &self.disks[running.target];
+        target.set_faults(Faults::default());
+        if over == Some(Event::Completed(Err(Errno::ENOTRECOVERABLE))) && !running.sabotaged {
+            return Err(format!("an internal failure (E-3): {:?}", running.job.query().error));
+        }
         let pivoted = self.filter.device().is_same_storage(target.device());
         match over {
             Some(Event::Completed(Ok(()))) if pivoted => {}
