@@ -1,25 +1,39 @@
 //! Seeds of the simulated world that every test run goes through.
 
-use blkmirror::testing::World;
+use blkmirror::testing::{Shape, Tally, World};
+use std::collections::BTreeMap;
 
 #[test]
 fn seeds_end_well() {
     // SPEC X-1, P-2, G-9: and that nothing is lost, whatever guests, faults and an operator do.
-    let seeds = std::env::var("SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300u64);
-    let from = std::env::var("FROM").ok().and_then(|n| n.parse().ok()).unwrap_or(0u64);
-    let (mut pivots, mut copies, mut synced) = (0, 0, 0);
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let (seeds, from) = (number("SEEDS").unwrap_or(1000), number("FROM").unwrap_or(0));
+    let mut jobs: BTreeMap<Shape, Tally> = BTreeMap::new();
+    let (mut synced, mut clean, mut zero) = (0, 0, 0);
     for seed in from..from + seeds {
         match World::run(seed, 1500) {
             Ok(outcome) => {
-                pivots += outcome.pivots;
-                copies += outcome.soft_cancels;
+                for (shape, tally) in outcome.jobs {
+                    let sum = jobs.entry(shape).or_default();
+                    sum.begun += tally.begun;
+                    sum.pivots += tally.pivots;
+                    sum.copies += tally.copies;
+                }
                 synced += outcome.synced_checks;
+                clean += outcome.clean_chunks;
+                zero += outcome.zero_chunks;
             }
             Err(failure) => {
                 panic!("{failure}\nrepeat: FROM={seed} SEEDS=1 cargo test --features testing --test world")
             }
         }
     }
-    eprintln!("{seeds} seeds: {pivots} pivots, {copies} copies, {synced} synced checks");
-    assert!(seeds < 100 || (pivots > 20 && copies > 20 && synced > 100), "the seeds exercise too little");
+    eprintln!("{seeds} seeds: {synced} synced checks, {clean} clean chunks, {zero} zero chunks; {jobs:#?}");
+    if seeds >= 1000 {
+        for shape in Shape::ALL {
+            let tally = jobs.get(&shape).copied().unwrap_or_default();
+            assert!(tally.pivots > 10 && tally.copies > 10, "{shape:?} is exercised too little: {tally:?}");
+        }
+        assert!(synced > 100 && clean > 10_000 && zero > 1000, "the seeds exercise too little");
+    }
 }

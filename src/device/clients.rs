@@ -94,6 +94,8 @@ pub(crate) struct Core {
     /// How many clients hold back requests that the backend had no room for.
     starved: AtomicUsize,
     refused: AtomicU64,
+    /// A job writes to it, or one that is over has requests there that may still be carried out.
+    is_target: AtomicBool,
 }
 
 /// What outlives a client in its place in the table: where its successor's generations begin, so that a token
@@ -128,6 +130,7 @@ impl Core {
                 registry: Mutex::new([Seat::default(); MAX_CLIENTS]),
                 starved: AtomicUsize::new(0),
                 refused: AtomicU64::new(0),
+                is_target: AtomicBool::new(false),
             }
         });
         failure.map_or(Ok(core), Err)
@@ -203,6 +206,18 @@ impl Core {
             base: registry[index].next_generation,
             used: false,
         }
+    }
+
+    /// Makes this the target of one job, until the claim is dropped. What an earlier job sent could land over what the
+    /// next one writes. `EBUSY` if it is some job's.
+    pub(crate) fn claim_as_target(self: &Arc<Self>) -> Result<TargetClaim> {
+        if self.is_target.swap(true, Ordering::SeqCst) {
+            return Err(Error::new(
+                Errno::EBUSY,
+                "target: a job writes to it already, or one that is over still has requests there: complete them first",
+            ));
+        }
+        Ok(TargetClaim(Arc::clone(self)))
     }
 
     /// Takes a client out of the table; its tokens are refused from now on.
@@ -319,6 +334,15 @@ impl Drop for Place {
             let mut registry = self.core.registry.lock().unwrap_or_else(PoisonError::into_inner);
             registry[usize::from(self.index)].taken = false;
         }
+    }
+}
+
+/// The only job that may write to a device has this.
+pub(crate) struct TargetClaim(Arc<Core>);
+
+impl Drop for TargetClaim {
+    fn drop(&mut self) {
+        self.0.is_target.store(false, Ordering::SeqCst);
     }
 }
 

@@ -43,7 +43,8 @@ pub struct Limits {
     pub reads_zero: bool,
     /// A discarded range reads as zero.
     pub discard_zeroes: bool,
-    /// A backing layer will be attached later: what is unallocated does not read as zero then.
+    /// A backing layer will be attached later: what is unallocated does not read as zero then. A discard lets go of whole
+    /// clusters, so that the backing will show; with `discard_zeroes` as well, none is sent.
     pub unattached_backing: bool,
 }
 

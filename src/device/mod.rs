@@ -131,7 +131,7 @@ impl ExtentFlags {
     pub const ZERO: Self = Self { data: false, zero: true, allocated: true };
     /// A hole that reads as zero.
     pub const HOLE: Self = Self { data: false, zero: true, allocated: false };
-    /// Not in this layer; what it reads as is the backing's affair.
+    /// Not in this layer; what it reads as is the backing's affair. Where everything is copied it has to be read.
     pub const UNALLOCATED: Self = Self { data: false, zero: false, allocated: false };
 
     /// Whether there is something to copy: data, or what is allocated and not said to be zero.

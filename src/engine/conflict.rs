@@ -7,7 +7,10 @@
 //! the waits can't form a circle, and waking costs as much as there are dependents (SPEC ).
 //!
 //! A chunk that guests keep so busy that the background steps over it pass after pass is *reserved*: a background
-//! operation queues for it as a guest's write would, and later writes queue behind it.
+//! operation queues for it as a guest's write would, and later writes queue behind it. Where copies are widened to
+//! clusters (SPEC C-5) it queues for the whole cluster: a guest that writes to one chunk of it without a break would keep
+//! the others from being copied for ever. When its turn comes it goes before every other operation, which would take
+//! the buffers that it needs as fast as they become free while guests wait behind it.
 
 use super::Engine;
 use super::outbox::OpId;
@@ -120,11 +123,12 @@ impl Engine {
         }
     }
 
-    /// A chunk was stepped over for a whole pass because of guests: queue for it.
+    /// A chunk was stepped over for a whole pass because of guests: queue for it, and for the rest of its cluster if
+    /// it can only be copied with that.
     pub(super) fn reserve(&mut self, chunk: u64) {
-        let chunks = ChunkRange::new(chunk, chunk + 1);
+        let chunks = self.rounded_to_clusters(ChunkRange::new(chunk, chunk + 1));
         let wanted = self.tracking.dirty.is_dirty(chunk) && self.guests.touches(chunks);
-        if !wanted || self.ops.reserved().is_some() || self.scan.written.is_some() {
+        if !wanted || self.ops.reserved().is_some() {
             return;
         }
         let Some(op) = self.ops.take_reserved(chunks) else {
@@ -135,12 +139,15 @@ impl Engine {
         }
     }
 
-    /// Nobody is before the reservation any more: its chunk is held, and copied as soon as there is a buffer.
+    /// Nobody is before the reservation any more: its chunks are held, and copied as soon as there are buffers.
     fn take_up_reservation(&mut self, op: OpId) {
         let Some(chunks) = self.ops.reserved_chunks().next() else {
             return;
         };
-        if self.pauses.any() || !self.is_copying() || !self.tracking.dirty.is_dirty(chunks.start) {
+        let wanted = self.tracking.dirty.next_dirty(chunks.start).is_some_and(|chunk| chunk < chunks.end);
+        // Its cluster may have been discarded while it waited.
+        let whole = self.rounded_to_clusters(chunks) == chunks;
+        if self.pauses.any() || !self.is_copying() || !wanted || !whole {
             self.ops.end_reservation();
             self.wake_dependents(op);
             return;

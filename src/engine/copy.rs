@@ -1,4 +1,12 @@
 //! Background operations: reading a piece of the source and writing it to the target, or sending a zero or a discard.
+//!
+//! # The worst that can happen
+//! - The guest writes while its chunk is being read, or between the read and the write: the older data lands on the target.
+//!   The bit was cleared before the read, so the write has set it again, and the chunk is copied once more.
+//! - A write fails half-way: the target holds a piece of it. What was known to be zero was forgotten when it was sent, not
+//!   when it was done, so no later zero is skipped there (SPEC I-5).
+//! - A read finds nothing but zeroes: the operation goes on as a zero, with its chunks held and its buffers given back.
+//! - The job ends, or is paused, with the read done: its chunks are dirty again before anybody can miss them.
 
 use super::arena::{Arena, Segment};
 use super::conflict::Queue;
@@ -130,6 +138,15 @@ impl Ops {
         Some(OpId::background(index))
     }
 
+    /// An operation that was just taken does only this part of its work.
+    fn shorten(&mut self, id: OpId, chunks: ChunkRange, geometry: Geometry) -> ByteRange {
+        let op = &mut self.slots[id.background_index()];
+        let range = geometry.bytes(chunks);
+        self.in_flight_bytes -= op.range.len() - range.len();
+        (op.chunks, op.range) = (chunks, range);
+        range
+    }
+
     fn give_back(&mut self, id: OpId) {
         let op = &mut self.slots[id.background_index()];
         self.in_flight -= 1;
@@ -210,13 +227,15 @@ impl Ops {
         }
     }
 
-    /// The reservation becomes a read of its chunk, if it has its turn and there is a buffer.
-    fn begin_reserved_read(&mut self, geometry: Geometry) -> Option<OpId> {
+    /// The reservation becomes a read of its chunks, if it has its turn and there are buffers.
+    fn begin_reserved_read(&mut self, geometry: Geometry, max_segments: usize) -> Option<OpId> {
         let Reservation { op: id, held: true } = self.reserved? else {
             return None;
         };
         let op = &mut self.slots[id.background_index()];
-        if self.arena.take(1, 1, &mut op.buffers) == 0 {
+        let want = (op.chunks.len() as u32).div_ceil(self.buffer_chunks);
+        if self.arena.take(want, max_segments, &mut op.buffers) < want {
+            self.arena.give_back(&mut op.buffers);
             return None;
         }
         op.state = OpState::Read;
@@ -246,13 +265,21 @@ pub(super) enum Started {
 }
 
 impl Engine {
-    /// Starts the reserved copy, before everything else: guests wait behind it.
-    pub(super) fn start_reservation(&mut self) {
-        if let Some(id) = self.ops.begin_reserved_read(self.geometry) {
+    /// Starts the reserved copy, before everything else: guests wait behind it. Whether others may be started.
+    pub(super) fn start_reservation(&mut self) -> bool {
+        if self.ops.in_flight() >= self.settings.max_in_flight {
+            return false;
+        }
+        if let Some(id) = self.ops.begin_reserved_read(self.geometry, self.max_segments()) {
             let op = self.ops.op(id);
             self.outbox.transfer(id, Side::Source, Kind::Read, op.range, &op.buffers);
             self.rate.charge(self.now, op.range.len());
         }
+        !self.ops.reservation_is_held()
+    }
+
+    fn max_segments(&self) -> usize {
+        self.source.limits.max_iov.min(self.target.limits.max_iov) as usize
     }
 
     /// Starts a planned piece, whose chunks are held and not dirty.
@@ -264,53 +291,31 @@ impl Engine {
     }
 
     fn start_copy(&mut self, piece: ChunkRange) -> Started {
-        let most = self.most_chunks_per_copy();
-        let narrow = ChunkRange::new(piece.start, piece.end.min(piece.start + most));
-        let (mut chunks, mut rest) = (narrow, ChunkRange::new(narrow.end, piece.end));
-        if self.scan.written.is_some() {
-            let Some(wide) = self.widen(narrow, piece) else {
-                // Somebody holds what it would be widened by: later.
-                self.give_up_piece(piece);
-                return Started::Yes { rest: ChunkRange::new(piece.end, piece.end) };
-            };
-            chunks = wide;
-            rest = ChunkRange::new(wide.end.min(piece.end), piece.end);
+        let chunks = self.first_part(piece, self.most_chunks_per_copy());
+        if self.ops.free_chunks() == 0 {
+            return Started::NoRoom;
         }
         let range = self.geometry.bytes(chunks);
         let want = chunks.len() as u32;
-        let max_segments = self.source.limits.max_iov.min(self.target.limits.max_iov) as usize;
-        let widened = chunks != narrow;
-        if self.ops.free_chunks() == 0 || (widened && self.ops.free_chunks() < want) {
-            return Started::NoRoom;
-        }
+        let max_segments = self.max_segments();
         let Some(id) = self.ops.take(OpState::Read, chunks, range) else {
             return Started::NoRoom;
         };
         let op = &mut self.ops.slots[id.background_index()];
         let buffers = want.div_ceil(self.ops.buffer_chunks);
         let got = self.ops.arena.take(buffers, max_segments, &mut op.buffers);
-        let got = got.saturating_mul(self.ops.buffer_chunks).min(want);
-        if got < want {
-            if widened {
-                // Fragmented beyond what the devices take in one list.
-                self.ops.give_back(id);
-                return Started::NoRoom;
-            }
-            let shorter = ChunkRange::new(chunks.start, chunks.start + u64::from(got));
-            rest = ChunkRange::new(shorter.end, piece.end);
-            chunks = shorter;
-            let shorter = self.geometry.bytes(chunks);
-            self.ops.in_flight_bytes -= range.len() - shorter.len();
-            let op = &mut self.ops.slots[id.background_index()];
-            (op.chunks, op.range) = (chunks, shorter);
+        let got = u64::from(got.saturating_mul(self.ops.buffer_chunks));
+        let fits = if got < chunks.len() { self.first_part(chunks, got) } else { chunks };
+        if got == 0 || fits.len() > got {
+            // A whole cluster doesn't fit in what is free, or not in as few buffers as the devices take.
+            self.ops.give_back(id);
+            return Started::NoRoom;
         }
-        if widened {
-            self.hold_widened(chunks, piece);
-        }
-        let op = &self.ops.slots[id.background_index()];
-        self.outbox.transfer(id, Side::Source, Kind::Read, op.range, &op.buffers);
-        self.rate.charge(self.now, op.range.len());
-        Started::Yes { rest }
+        let range = self.ops.shorten(id, fits, self.geometry);
+        let op = self.ops.op(id);
+        self.outbox.transfer(id, Side::Source, Kind::Read, range, &op.buffers);
+        self.rate.charge(self.now, range.len());
+        Started::Yes { rest: ChunkRange::new(fits.end, piece.end) }
     }
 
     /// A chunk at least, however large it is; what is larger than a device takes at a time goes in parts.
@@ -326,50 +331,13 @@ impl Engine {
         (most / self.geometry.granularity()).clamp(1, u64::from(self.ops.arena_chunks()))
     }
 
-    /// Widens a copy to whole clusters at an end that lies in a cluster that is not complete on the target
-    /// (SPEC C-5). `None` if somebody else holds or awaits what would be added.
-    fn widen(&self, narrow: ChunkRange, piece: ChunkRange) -> Option<ChunkRange> {
-        let wide = self.rounded_to_clusters(narrow);
-        if wide.len() > u64::from(self.ops.arena_chunks()) {
-            // One cluster always fits.
-            return self.widen(ChunkRange::new(narrow.start, narrow.start + 1), piece);
-        }
-        let before = ChunkRange::new(wide.start, narrow.start);
-        let after = ChunkRange::new(wide.end.min(piece.end.max(narrow.end)), wide.end);
-        let free =
-            |chunks: ChunkRange| chunks.is_empty() || self.first_startable_part(chunks) == Some(chunks);
-        (free(before) && free(after)).then_some(wide)
-    }
-
-    fn rounded_to_clusters(&self, chunks: ChunkRange) -> ChunkRange {
-        let Some(written) = &self.scan.written else {
-            return chunks;
-        };
-        let cluster = self.target.limits.cluster_size / self.geometry.granularity();
-        let (mut start, mut end) = (chunks.start, chunks.end);
-        if !written.get(start) {
-            start -= start % cluster;
-        }
-        if !written.get(end - 1) {
-            end = end.next_multiple_of(cluster).min(self.geometry.chunks());
-        }
-        ChunkRange::new(start, end)
-    }
-
-    /// Takes what a copy was widened by, beyond its piece: held, and no longer dirty.
-    fn hold_widened(&mut self, wide: ChunkRange, piece: ChunkRange) {
-        for added in [ChunkRange::new(wide.start, piece.start), ChunkRange::new(piece.end, wide.end)] {
-            if !added.is_empty() {
-                self.scan.took(self.tracking.dirty.clear(added));
-                self.conflicts.hold(added);
-            }
-        }
-    }
-
     fn start_clear(&mut self, piece: Piece) -> Started {
         let limits = &self.target.limits;
         let most = if piece.method == Method::Zero { limits.max_zero } else { limits.max_discard };
-        let most = (most / self.geometry.granularity()).max(1);
+        // Cut between the target's units; a unit that is larger than it takes at a time goes in parts.
+        let unit = self.clearing_unit();
+        let most =
+            (most / unit * unit).max(unit).max(self.geometry.granularity()) / self.geometry.granularity();
         let chunks = ChunkRange::new(piece.chunks.start, piece.chunks.end.min(piece.chunks.start + most));
         let rest = ChunkRange::new(chunks.end, piece.chunks.end);
         let range = self.geometry.bytes(chunks);
@@ -385,7 +353,11 @@ impl Engine {
         if zero {
             self.submit_zero(id, range);
         } else {
+            // Before it is sent: one that fails may have deallocated some of it.
             self.start.known_zero.clear(chunks);
+            if let Some(written) = &mut self.scan.written {
+                written.clear(chunks);
+            }
             self.outbox.submit(id, Side::Target, Kind::Discard, range, Flags::default());
         }
         if !self.target.limits.cheap_zero {
@@ -395,8 +367,14 @@ impl Engine {
     }
 
     fn submit_zero(&mut self, id: OpId, range: ByteRange) {
-        let flags = Flags { may_unmap: self.settings.options.unmap, fua: false };
+        let flags = Flags { may_unmap: self.zeroes_may_unmap(), fua: false };
         self.outbox.submit(id, Side::Target, Kind::Zero, range, flags);
+    }
+
+    /// Whether a zero may deallocate on the target. Not before its backing is attached: it reads as zero now, and would
+    /// show the backing then.
+    pub(super) fn zeroes_may_unmap(&self) -> bool {
+        self.settings.options.unmap && !self.target.limits.unattached_backing
     }
 
     /// The target reads zero there already: no I/O, but progress (SPEC I-5).
@@ -485,11 +463,13 @@ impl Engine {
         let (chunks, range) = self.end_op(id);
         match kind {
             Kind::Zero => self.start.known_zero.set(chunks),
-            Kind::Discard if self.target.limits.discard_zeroes => self.start.known_zero.set(chunks),
+            Kind::Discard if self.target.zeroes_discards() => self.start.known_zero.set(chunks),
             _ => {}
         }
-        if let Some(written) = &mut self.scan.written {
-            if kind == Kind::Discard { written.clear(chunks) } else { written.set(chunks) }
+        if kind != Kind::Discard
+            && let Some(written) = &mut self.scan.written
+        {
+            written.set(chunks);
         }
         self.progress.add_done(range.len());
         self.conflicts.release(chunks);

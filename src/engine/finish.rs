@@ -5,6 +5,13 @@
 //! wait, the target is flushed, and the job is *decided*. A guest that writes all the time would never leave an instant with
 //! nothing dirty; so after some passes the gate is closed on a small rest too, which is copied behind it. For the
 //! same reason a job in background mode is ready when only a small rest has been left for some passes.
+//!
+//! # The worst that can happen
+//! - A write that entered before the gate was closed marks its chunks when it is done. Its count falls after that, so a
+//!   drained gate means that its marks are seen; they are copied before anything is decided.
+//! - The target fails behind the closed gate: it is opened again at once, and the job converges anew when it goes on.
+//! - The host marks by hand while the last flush runs: nothing is decided, the rest is copied and flushed again.
+//! - A pause, a cancel or the end of the job comes while the gate is closed: each opens it.
 
 use super::copy::OpState;
 use super::event::Event;
@@ -253,10 +260,11 @@ impl Engine {
 
     fn flush_or_go_on(&mut self) {
         let nothing = ByteRange::default();
+        let room = self.ops.in_flight() < self.settings.max_in_flight;
         if self.geometry.length() == 0 {
             self.flushing_for_ready = false;
             self.flushed();
-        } else if let Some(id) = self.ops.take(OpState::Flush, ChunkRange::default(), nothing) {
+        } else if room && let Some(id) = self.ops.take(OpState::Flush, ChunkRange::default(), nothing) {
             self.outbox.submit(id, Side::Target, Kind::Flush, nothing, Flags::default());
         } else {
             // All places are taken; one of those that have them will come by here.

@@ -3,6 +3,16 @@
 //! A request waits for its chunks (`conflict`), then goes to the source and, as far as it is carried, to the target
 //! at the same time. What is not carried is marked dirty when the source is done: a write that was accepted in
 //! background mode, edges that are dirty anyway, and what the target can't take at that alignment.
+//!
+//! # The worst that can happen
+//! - A guest writes to the same chunk in background mode, having entered the filter before writes were carried. It marks
+//!   the chunk when it is done; the carried write cleared the bits before it began, so that mark stays.
+//! - The source fails half-way and the target succeeds: the sides differ and nothing would be marked. All of it is, rounded
+//!   out (SPEC G-5).
+//! - An edge of the write lies in a dirty chunk: the copy to come reads all of it. Carried, the edge could land on the
+//!   target before the copy's older data. It is not carried, and the chunk stays dirty (SPEC G-4).
+//! - The job ends while the target is still writing: a guest whose data is the library's copy is told at once; one whose own
+//!   memory the target reads is told when that is done.
 
 use super::conflict::Queue;
 use super::outbox::{Data, OpId, Order, Side, Submit};
@@ -218,9 +228,12 @@ impl Engine {
         }
         let op = OpId::guest(index);
         let kind = request.kind.request_kind();
+        let may_unmap = request.flags.may_unmap && self.zeroes_may_unmap();
         let mut send = |side, range: ByteRange, skip| {
             let data = Data::Guest(request.guest, skip);
-            self.outbox.requests.push(Submit { op, side, kind, range, flags: request.flags, data });
+            let flags =
+                if side == Side::Source { request.flags } else { Flags { may_unmap, ..request.flags } };
+            self.outbox.requests.push(Submit { op, side, kind, range, flags, data });
         };
         send(Side::Source, request.range, 0);
         let mut target = Part::NotSent;
@@ -264,7 +277,7 @@ impl Engine {
     }
 
     /// Shrinks a range to what the target can take as it is: to its request alignment, and with an unattached
-    /// backing to clusters that are complete.
+    /// backing to clusters that it owns.
     fn clip_to_target(&self, range: ByteRange) -> ByteRange {
         let alignment = u64::from(self.target.limits.request_alignment);
         let (mut start, mut end) = (range.offset(), range.end());
@@ -328,9 +341,9 @@ impl Engine {
         if request.kind != GuestKind::Write {
             self.start.known_zero.set(whole);
         }
-        let discarded = request.kind == GuestKind::Discard;
+        // Discards are not carried to a target whose backing is attached later.
         if let Some(written) = &mut self.scan.written {
-            if discarded { written.clear(whole) } else { written.set(whole) }
+            written.set(whole);
         }
     }
 

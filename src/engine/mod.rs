@@ -22,12 +22,15 @@
 #![forbid(unsafe_code)]
 
 mod arena;
+mod clusters;
 mod conflict;
 mod copy;
 mod errors;
 mod event;
 mod finish;
 mod guest;
+#[cfg(feature = "testing")]
+mod inspect;
 mod options;
 mod outbox;
 mod progress;
@@ -39,6 +42,8 @@ mod state;
 pub use arena::Segment;
 pub use event::{Action, Event, Failure};
 pub use guest::{GuestId, GuestKind, GuestRequest};
+#[cfg(feature = "testing")]
+pub use inspect::ChunkView;
 pub use options::{
     BackingMode, CopyMode, ErrorPolicy, JobKind, MAX_GRANULARITY, MAX_IN_FLIGHT, MIN_GRANULARITY, Options,
     Settings, Sync, check_id,
@@ -85,9 +90,10 @@ pub struct SideInfo {
 }
 
 impl SideInfo {
-    /// Whether what is discarded reads as zero.
+    /// Whether what is discarded reads as zero, and goes on to do so: where a backing is attached later, what is
+    /// unallocated shows that (SPEC I-5).
     fn zeroes_discards(&self) -> bool {
-        self.discard && self.limits.discard_zeroes
+        self.discard && self.limits.discard_zeroes && !self.limits.unattached_backing
     }
 }
 

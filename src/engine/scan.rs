@@ -6,8 +6,18 @@
 //!
 //! A run of dirty chunks is taken whole: its bits are cleared, its chunks are held, its extents are asked for. What
 //! is to be done with each part of it is the *plan*, from which operations are started as there is room.
+//!
+//! # The worst that can happen
+//! - A guest writes between the answer to the extents and the operation that follows from it: a zero is sent over what is
+//!   data now. The write has set the bits again, and the chunk is copied in the next pass.
+//! - Only busy chunks are dirty: passes would follow each other without end. After one that took nothing there is none
+//!   before something has been let go.
+//! - The answer covers a part of the run, or nothing: the rest is copied.
+//! - What the source says it has not is marked all the same, by a write that failed or by hand. It reads as its backing
+//!   does, and a discard would lose that on any target that does not get the same backing.
 
 use super::copy::{OpState, Started};
+use super::options::{JobKind, Sync};
 use super::outbox::Side;
 use super::rate::SLICE_NS;
 use super::{Engine, Extent, ExtentFlags, Flags, Kind};
@@ -56,7 +66,8 @@ pub(super) struct Scan {
     /// The first chunk that this pass stepped over.
     stepped_over: Option<u64>,
     plan: VecDeque<Piece>,
-    /// Which chunks of the target are in complete clusters; only where copies are widened (SPEC C-5).
+    /// Which chunks of the target consist of clusters, or lie in one, that it owns; only where its backing is attached
+    /// later.
     pub(super) written: Option<ChunkMap>,
     /// When time alone lets more be started.
     pub(super) deadline: Option<Nanos>,
@@ -119,9 +130,10 @@ impl Scan {
         self.put_back += chunks;
     }
 
-    /// Keeps account of complete clusters where copies must be widened to them (SPEC C-5).
+    /// Keeps account of complete clusters where a change of a part of one would take the rest from a backing that is
+    /// not there yet (SPEC C-5).
     pub(super) fn settle_clusters(&mut self, target: &Limits, geometry: Geometry) -> Result<()> {
-        if target.unattached_backing && target.cluster_size > geometry.granularity() {
+        if target.unattached_backing && target.cluster_size > 0 {
             self.written = Some(ChunkMap::new(geometry.chunks())?);
         }
         Ok(())
@@ -139,7 +151,9 @@ impl Engine {
         if !self.is_copying() || self.finish.is_decided() {
             return;
         }
-        self.start_reservation();
+        if !self.start_reservation() {
+            return;
+        }
         let most = self.most_in_flight();
         let mut work = WORK_PER_ROUND;
         while self.ops.in_flight() < most {
@@ -213,13 +227,15 @@ impl Engine {
                 return None;
             };
             let part = self.first_startable_part(run);
-            if part.is_none_or(|part| part.start > run.start) && self.scan.stepped_over.is_none() {
+            let wide = part.and_then(|part| self.widen(part));
+            if wide.is_none_or(|wide| wide.start > run.start) && self.scan.stepped_over.is_none() {
                 self.scan.stepped_over = Some(run.start);
             }
-            if part.is_some() {
-                return part;
+            if wide.is_some() {
+                return wide;
             }
-            self.scan.cursor = run.end;
+            // Its first cluster is busy; what follows may not be.
+            self.scan.cursor = part.map_or(run.end, |part| self.end_of_cluster(part.start).min(run.end));
         }
         self.outbox.more = true;
         None
@@ -313,8 +329,22 @@ impl Engine {
         } else if flags.zero {
             self.target.zero.then_some(Method::Zero)
         } else {
-            self.target.discard.then_some(Method::Discard)
+            self.shows_backing().then_some(Method::Discard)
         }
+    }
+
+    /// Whether the target, where it is discarded, will show what the source shows where it holds nothing of its own:
+    /// the backing that it is to get. Anywhere else a discard would lose that: what the source reads as there is
+    /// copied (SPEC C-3).
+    fn shows_backing(&self) -> bool {
+        let limits = &self.target.limits;
+        let options = &self.settings.options;
+        self.target.discard
+            && limits.unattached_backing
+            && !limits.discard_zeroes
+            && limits.max_discard >= self.clearing_unit()
+            && options.kind == JobKind::Mirror
+            && options.sync != Sync::Full
     }
 
     /// The whole chunks within a range whose ends are multiples of the target's units.

@@ -2,6 +2,14 @@
 //!
 //! Guest writes of this phase are not carried, whatever the copy mode: they are marked, and the marks are there
 //! before the first copy is made.
+//!
+//! # The worst that can happen
+//! - A guest writes to what was surveyed as a hole before the survey is over. It has marked the chunk by itself, because the
+//!   filter marks from the moment that the job exists (SPEC I-1); the survey only ever adds marks.
+//! - A guest writes to the source while the same place of the target is being zeroed: the same.
+//! - A part of the pre-zero pass fails: it is marked, and not known to be zero, so it is copied.
+//! - What the source leaves to its backing counts as data where everything is to be copied: nothing says that it reads as
+//!   zero.
 
 use super::copy::OpState;
 use super::options::{JobKind, Sync};
@@ -66,6 +74,14 @@ impl Engine {
                 Errno::EINVAL,
                 format!("Source and target have different sizes: {source} and {target} bytes"),
             ),
+            // The last request would end where the base can't end one: what follows it there must be kept.
+            JobKind::CommitActive if target > source && !self.ends_requests_at(source) => self.abort(
+                Errno::EINVAL,
+                format!(
+                    "The base takes requests in multiples of {} bytes, and its overlay ends before it, at {source}",
+                    self.target.limits.request_alignment
+                ),
+            ),
             JobKind::CommitActive if target < source && !self.target.truncate => self.abort(
                 Errno::EINVAL,
                 format!("The base has {target} bytes, its overlay {source}, and the base can't be grown"),
@@ -73,6 +89,10 @@ impl Engine {
             JobKind::CommitActive if target < source => self.start.phase = Phase::Truncating,
             _ => self.choose_marks(),
         }
+    }
+
+    fn ends_requests_at(&self, byte: u64) -> bool {
+        byte.is_multiple_of(u64::from(self.target.limits.request_alignment))
     }
 
     /// What is dirty at first, and how that is found out (SPEC I-4).
@@ -202,7 +222,7 @@ impl Engine {
     }
 
     /// Marks what a stretch of the source holds. An answer that covers only its beginning is gone on with from
-    /// there; one that covers no chunk, or failed, counts as data (SPEC C-3, D-6).
+    /// there; one that covers nothing, or failed, counts as data (SPEC C-3, D-6).
     pub(super) fn survey_done(&mut self, id: OpId, result: IoResult, extents: &[Extent]) {
         let (_, range) = self.end_op(id);
         if self.is_ending() {
@@ -218,14 +238,15 @@ impl Engine {
                 at = end;
             }
         }
-        // The next question begins with a whole chunk, like every request.
-        if at < range.end() {
-            at -= at % self.geometry.granularity();
-        }
         if at == range.offset() {
             self.note_failed_extents(range, result.err().unwrap_or(Errno::EIO));
             self.tracking.dirty.mark(self.geometry.touched(range));
             at = range.end();
+        } else if at < range.end() {
+            // The next question begins with a whole chunk, like every request. One of which only a part was told would
+            // be asked about again and again: it is copied.
+            let known = at - at % self.geometry.granularity();
+            at = if known > range.offset() { known } else { self.mark_first_chunk(range) };
         }
         if at < self.geometry.length() {
             self.start.phase = Phase::Survey { next: at };
@@ -237,11 +258,19 @@ impl Engine {
         }
     }
 
+    /// Where the second begins.
+    fn mark_first_chunk(&self, range: ByteRange) -> u64 {
+        let chunk = self.geometry.touched(range).start;
+        self.tracking.dirty.mark(ChunkRange::new(chunk, chunk + 1));
+        self.geometry.byte(chunk + 1)
+    }
+
     fn is_to_be_copied(&self, flags: ExtentFlags) -> bool {
         match self.settings.options.sync {
             Sync::Top => flags.allocated,
             // The target reads zero here: what holds nothing or reads zero needs no copy.
-            _ => flags.holds_data(),
+            // The same of what is left to a backing: nothing says that it reads as zero.
+            _ => flags.holds_data() || !flags.zero,
         }
     }
 }

@@ -26,8 +26,9 @@ pub(super) enum Place {
     First,
 }
 
-/// The queue. `T` stands for the device that knows that requests wait for room, for as long as any do: it may be another
-/// than the filter's when the last of them ends, because that may have let the filter be switched.
+/// The queue. `T` stands for the device that knows that requests wait for room, for as long as any do. It may be another
+/// than the filter's when the last of them ends, because that may have let the filter be switched; requests that come
+/// through the gate then are held back while that one is still counted, and wait for the other device.
 #[derive(Debug)]
 pub(super) struct HeldBack<T> {
     queue: Mutex<VecDeque<u16>>,
@@ -56,20 +57,26 @@ impl<T> HeldBack<T> {
         self.count.load(Ordering::Acquire) > 0
     }
 
-    /// Queues a request; `starve` is called for the first, and says who starves. The caller offers afterwards, because
-    /// room may have come before the request was seen to wait.
-    pub(super) fn hold(&self, index: u16, place: Place, starve: impl FnOnce() -> Option<T>) {
-        {
+    /// Queues a request. `starve` is told who starves so far, and says who does now if it is another; who does no longer
+    /// is returned. The caller offers afterwards, because room may have come before the request was seen to wait.
+    #[must_use]
+    pub(super) fn hold(
+        &self,
+        index: u16,
+        place: Place,
+        starve: impl FnOnce(Option<&T>) -> Option<T>,
+    ) -> Option<T> {
+        let fed = {
             let mut starving = lock(&self.starving);
-            if self.count.fetch_add(1, Ordering::SeqCst) == 0 {
-                *starving = starve();
-            }
-        }
+            self.count.fetch_add(1, Ordering::SeqCst);
+            starve(starving.as_ref()).and_then(|other| starving.replace(other))
+        };
         let mut queue = lock(&self.queue);
         match place {
             Place::Last => queue.push_back(index),
             Place::First => queue.push_front(index),
         }
+        fed
     }
 
     /// Offers what was held back, in order, until the device has no room. When the last is taken `fed` is told who
@@ -132,16 +139,35 @@ mod tests {
             offered.borrow().clone()
         };
         for index in [1, 2, 3] {
-            held.hold(index, Place::Last, || Some("the device"));
+            let first = |starving: Option<&&'static str>| starving.is_none().then_some("the device");
+            assert_eq!(held.hold(index, Place::Last, first), None);
         }
         assert_eq!(offer_all(1), [1, 2]);
-        held.hold(9, Place::First, || unreachable!("it starves already"));
+        assert_eq!(held.hold(9, Place::First, |_| None), None);
         assert_eq!(offer_all(2), [9, 2, 3]);
         assert!(held.any() && fed.borrow().is_empty());
         assert_eq!(offer_all(7), [3]);
         assert!(!held.any());
         assert_eq!(*fed.borrow(), ["the device"]);
         assert!(offer_all(7).is_empty());
+    }
+
+    #[test]
+    fn who_is_held_back_after_a_switch_waits_for_the_new_device() {
+        // The last that the old one had no room for lets the filter be switched while it is being offered.
+        let (held, fed) = (HeldBack::new(), RefCell::new(Vec::new()));
+        assert_eq!(held.hold(1, Place::Last, |_| Some("old")), None);
+        let offer = |index| {
+            if index == 1 {
+                assert_eq!(held.hold(2, Place::Last, |_| Some("new")), Some("old"));
+                return Offered::Taken;
+            }
+            Offered::Again
+        };
+        held.offer_all(offer, |device: &str| fed.borrow_mut().push(device));
+        assert_eq!(*fed.borrow(), [""; 0]);
+        held.offer_all(|_| Offered::Taken, |device: &str| fed.borrow_mut().push(device));
+        assert_eq!(*fed.borrow(), ["new"]);
     }
 }
 
@@ -152,7 +178,7 @@ mod model {
 
     /// Holds one request back and offers.
     fn one(held: &HeldBack<()>, offers: &AtomicUsize, index: u16) {
-        held.hold(index, Place::Last, || Some(()));
+        let _ = held.hold(index, Place::Last, |starving| starving.is_none().then_some(()));
         held.offer_all(
             |_| {
                 assert!(held.any(), "it is offered and was not counted: the next would wait for ever");

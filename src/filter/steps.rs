@@ -14,6 +14,7 @@ use super::slots::Guest;
 use crate::device::{Answer, IoVec, Kind, Request, is_aligned, most_zeroes, slice_into, zeroes};
 use crate::error::{Errno, IoResult, to_c};
 use crate::range::ByteRange;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// No step is under way.
@@ -43,11 +44,17 @@ impl Core {
     }
 
     fn hold_back(&self, index: u16, place: Place) {
-        self.held_back.hold(index, place, || {
+        let fed = self.held_back.hold(index, place, |starving| {
             let device = self.device()?;
+            if starving.is_some_and(|starving| Arc::ptr_eq(starving.core(), device.core())) {
+                return None;
+            }
             device.core().set_starved(true);
             Some(device)
         });
+        if let Some(device) = fed {
+            device.core().set_starved(false);
+        }
         // Room may have come before this request was seen to wait.
         self.retry_held_back();
     }

@@ -8,6 +8,8 @@
 //! A request that a device doesn't take in one piece is sent in steps; one that it has no room for waits in line for
 //! its side and is offered again when something has completed, or after [`RETRY_NS`].
 
+mod given_up;
+
 use super::buffers::Buffers;
 use super::requests::slot_of;
 use super::{Link, Shared};
@@ -158,13 +160,13 @@ impl Driver {
 
     /// Takes completions from the list; a request with steps left goes on.
     fn collect(&mut self, shared: &Shared) {
-        let mut completed = std::mem::take(&mut self.completed);
-        shared.requests.take_completed(&mut completed);
-        let any = !completed.is_empty();
-        for (index, result) in completed.drain(..) {
+        shared.requests.take_completed(&mut self.completed);
+        let any = !self.completed.is_empty();
+        self.completed.reverse();
+        // Each is taken out before it is looked at, the oldest first: if a device panics the others are still there.
+        while let Some((index, result)) = self.completed.pop() {
             self.step_done(shared, index, result);
         }
-        self.completed = completed;
         if any {
             self.offer_again(shared);
         }
@@ -568,62 +570,18 @@ impl Driver {
         self.finished.push(Finished { op, side, result, zeroes });
     }
 
-    /// The engine can't be trusted any more: guests get their requests back, and what is out is only waited for.
-    pub(super) fn give_up(&mut self, shared: &Shared) {
-        self.finished.clear();
-        self.requests.clear();
-        self.orders.clear();
-        self.guests_done.clear();
-        if let Some(slot) = self.offering.take()
-            && shared.requests.make(slot).state.claim_any()
-        {
-            self.give_up_part(shared, slot, Err(Errno::EIO));
-        }
-        for slot in std::mem::take(&mut self.again).into_iter().flatten() {
-            // It never got there: the guest's request begins anew.
-            if let Some(part) = self.parts[usize::from(slot)].take()
-                && let (Data::Guest(guest, _), Side::Source) = (part.submit.data, part.submit.side)
-            {
-                *self.guest_state(guest.0 as u16) = GuestState::Submitted;
-            }
-        }
-        for index in 0..self.guests.len() {
-            match std::mem::replace(&mut self.guests[index], GuestState::NotHere) {
-                GuestState::NotHere => {}
-                GuestState::Submitted => shared.filter.forward_carried(index as u16),
-                GuestState::AtSource => self.guests[index] = GuestState::AtSource,
-                GuestState::Done(result) => shared.filter.finish_carried(index as u16, result),
-            }
-        }
-    }
-
-    /// A request that was out when the engine was given up has come back: a guest's is told.
-    fn give_up_part(&mut self, shared: &Shared, slot: u16, result: IoResult) {
-        let Some(part) = self.parts.get_mut(usize::from(slot)).and_then(Option::take) else { return };
-        let (Data::Guest(guest, _), Side::Source) = (&part.submit.data, part.submit.side) else { return };
-        *self.guest_state(guest.0 as u16) = GuestState::NotHere;
-        let done = part.done + part.step_length(&shared.links[Side::Source as usize]);
-        if result.is_ok() && done < part.submit.range.len() {
-            // A step of several: all of it again, by the filter.
-            shared.filter.forward_carried(guest.0 as u16);
-        } else {
-            shared.filter.finish_carried(guest.0 as u16, result);
-        }
-    }
-
-    /// After [`Driver::give_up`]: tells guests whose requests come back from the source.
-    pub(super) fn drive_given_up(&mut self, shared: &Shared) {
-        let mut completed = std::mem::take(&mut self.completed);
-        shared.requests.take_completed(&mut completed);
-        for (slot, result) in completed.drain(..) {
-            self.give_up_part(shared, slot, result);
-        }
-        self.completed = completed;
-    }
-
     /// Lets go of the devices, whose last user the job may be.
     pub(super) fn leave_devices(&mut self) {
         self.devices = [None, None];
+    }
+
+    /// The filter is not this job's any more; nothing more is sent to the target.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending
+    }
+
+    pub(super) fn has_target_requests_out(&self) -> bool {
+        self.parts.iter().flatten().any(|part| part.submit.side == Side::Target)
     }
 
     /// Whether a device may still be using memory of the job.

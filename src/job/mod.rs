@@ -22,6 +22,7 @@ mod turns;
 
 use crate::bitmap::Tracking;
 use crate::clock::Nanos;
+use crate::device::clients::TargetClaim;
 use crate::device::{Device, Kind, Limits, Wake};
 use crate::engine::{BackingMode, CopyMode, Engine, Event, Info, Options, Side, SideInfo, Sync};
 use crate::error::{Errno, Error, IoResult, Result};
@@ -149,6 +150,8 @@ struct Shared {
     hooked: AtomicBool,
     /// The filter is plain again.
     released: Latch,
+    /// No other job may write to the target while this one has requests there.
+    target_claim: Mutex<Option<TargetClaim>>,
     /// The filters have no room for another job because of this one.
     claims: Mutex<Option<Claims>>,
     /// The host has let go.
@@ -197,7 +200,7 @@ impl Job {
     /// `EINVAL`: an option that makes no sense, named in the message; the target is the source; the target is stricter
     /// about alignment than a filter that is to be switched to it; the filter to be replaced is no other one, has
     /// another length, or sits on the target. `EROFS`: the target is read-only. `EBUSY`: the filter, or the one to be
-    /// replaced, has a job. `EEXIST`: the id is taken. `ENOMEM`: no memory for the buffers or the bitmap. `EOPNOTSUPP`:
+    /// replaced, has a job, or one that is over still has requests at the target. `EEXIST`: the id is taken. `ENOMEM`: no memory for the buffers or the bitmap. `EOPNOTSUPP`:
     /// write-blocking mode on a filter with begin/end users.
     pub fn new(filter: &Filter, target: &Device, job_options: JobOptions) -> Result<Self> {
         let JobOptions { options, inline, replaces, wake, prepare } = job_options;
@@ -210,6 +213,7 @@ impl Job {
         check_devices(filter, &source, target, replaces.as_ref())?;
         let settings = options.check(source.length(), source.limits(), target.limits())?;
         let name = Name::take(options.id.as_deref())?;
+        let target_claim = target.core().claim_as_target()?;
         let engine = Engine::new(name.as_str().to_owned(), settings, side_info(&source), side_info(target))?;
         let driver = Driver::new(&engine, &source, target)?;
         let core = Arc::clone(filter.core());
@@ -233,6 +237,7 @@ impl Job {
             inline: AtomicBool::new(inline),
             hooked: AtomicBool::new(true),
             released: Latch::default(),
+            target_claim: Mutex::new(Some(target_claim)),
             claims: Mutex::new(Some(claims)),
             orphan: AtomicBool::new(false),
             concluded: AtomicBool::new(false),
@@ -361,6 +366,13 @@ impl Job {
     #[must_use]
     pub fn next_event(&self) -> Option<Event> {
         self.shared.engine().next_event()
+    }
+
+    /// What the engine believes of a chunk; see [`Engine::chunk_view`].
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn chunk_view(&self, chunk: u64) -> Option<crate::engine::ChunkView> {
+        self.shared.engine().chunk_view(chunk)
     }
 
     /// Whether a poll of the job is running, or this is a callback of whoever drives it.
@@ -536,12 +548,18 @@ impl Shared {
     fn drive(&self, driver: &mut Driver) -> Outlook {
         if !self.poisoned.load(Ordering::SeqCst) {
             match catch_unwind(AssertUnwindSafe(|| driver.drive(self))) {
-                Ok(outlook) => return outlook,
+                Ok(outlook) => {
+                    if driver.is_ending() {
+                        self.leave_target(driver);
+                    }
+                    return outlook;
+                }
                 Err(panic) => self.poison(driver, &*panic),
             }
         }
         self.news.store(0, Ordering::SeqCst);
         driver.drive_given_up(self);
+        self.leave_target(driver);
         if !driver.has_requests_out() {
             driver.leave_devices();
             self.leave_devices();
@@ -669,12 +687,20 @@ impl Shared {
         drop(take(&self.replaces));
     }
 
+    /// Another job may write to the target, once nothing that this one sent there is out. It sends nothing more.
+    fn leave_target(&self, driver: &Driver) {
+        if !driver.has_target_requests_out() {
+            drop(take(&self.target_claim));
+        }
+    }
+
     fn leave_devices(&self) {
         for link in &self.links {
             if let Some(device) = take(&link.device) {
                 device.core().unseat(link.client);
             }
         }
+        drop(take(&self.target_claim));
     }
 
     /// Writes that were sent here and came too late go to the device like any other.

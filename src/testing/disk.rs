@@ -1,13 +1,12 @@
-//! A simulated disk: bytes in memory behind a queue that delays, reorders, refuses and fails.
+//! A simulated disk: a [`Layer`] behind a queue that delays, reorders, refuses and fails.
 
+use super::layer::{Discard, Layer};
 use super::random::Random;
 use crate::device::{
-    Answer, Backend, Completions, Device, Extent, ExtentFlags, Flags, IoVec, Kind, Limits, Request, Token,
-    gather, scatter,
+    Answer, Backend, Completions, Device, Extent, Flags, IoVec, Kind, Limits, Request, Token, gather, scatter,
 };
 use crate::error::{Errno, IoResult, Result};
 use crate::range::ByteRange;
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How a disk behaves for as long as it lives.
@@ -74,9 +73,7 @@ struct Pending {
 #[derive(Debug)]
 struct State {
     options: DiskOptions,
-    bytes: Vec<u8>,
-    /// Blocks of 512 bytes that hold data; others are holes.
-    allocated: BTreeSet<u64>,
+    layer: Layer,
     pending: Vec<Pending>,
     random: Random,
     faults: Faults,
@@ -103,8 +100,6 @@ pub struct Disk {
     device: Device,
 }
 
-const BLOCK: u64 = 512;
-
 struct Simulated {
     state: Arc<Mutex<State>>,
     completions: Completions,
@@ -117,10 +112,17 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 impl Disk {
     /// A disk of zeroes, all hole.
     pub fn new(seed: u64, options: DiskOptions) -> Result<Self> {
+        let discard = if options.limits.discard_zeroes { Discard::Zeroes } else { Discard::Anything };
+        let layer = Layer::flat(options.length, discard);
+        Self::with_layer(seed, options, &layer)
+    }
+
+    /// A disk that holds this layer, which may be below others, or a disk's, as well. It has the layer's length.
+    pub fn with_layer(seed: u64, mut options: DiskOptions, layer: &Layer) -> Result<Self> {
+        options.length = layer.length();
         let (length, limits) = (options.length, options.limits);
         let state = Arc::new(Mutex::new(State {
-            bytes: vec![0; length as usize],
-            allocated: BTreeSet::new(),
+            layer: layer.clone(),
             pending: Vec::new(),
             random: Random::new(seed),
             faults: Faults::default(),
@@ -147,23 +149,27 @@ impl Disk {
         &self.device
     }
 
+    /// What it holds, to be looked at and changed directly.
+    #[must_use]
+    pub fn layer(&self) -> Layer {
+        lock(&self.state).layer.clone()
+    }
+
     /// Fills a range, as if it had always held that.
     pub fn fill(&self, offset: u64, bytes: &[u8]) {
-        let mut state = lock(&self.state);
-        state.bytes[offset as usize..offset as usize + bytes.len()].copy_from_slice(bytes);
-        state.set_allocated(ByteRange::between(offset, offset + bytes.len() as u64), true);
+        self.layer().write(offset, bytes);
     }
 
     /// What it holds now.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
-        lock(&self.state).bytes.clone()
+        self.layer().bytes()
     }
 
-    /// Blocks of 512 bytes that hold data.
+    /// Clusters that are its own, not left to a backing; blocks of 512 bytes for a disk without layers.
     #[must_use]
     pub fn allocated_blocks(&self) -> usize {
-        lock(&self.state).allocated.len()
+        self.layer().allocated_clusters()
     }
 
     /// Changes what goes wrong.
@@ -283,33 +289,11 @@ impl Disk {
 }
 
 impl State {
-    fn set_allocated(&mut self, range: ByteRange, allocated: bool) {
-        for block in range.offset() / BLOCK..range.end().div_ceil(BLOCK) {
-            let whole = block * BLOCK >= range.offset() && (block + 1) * BLOCK <= range.end();
-            if allocated {
-                self.allocated.insert(block);
-            } else if whole {
-                self.allocated.remove(&block);
-            }
-        }
-    }
-
     fn extents(&mut self, range: ByteRange) -> Vec<Extent> {
         if let Some(told) = self.extents_told {
             return told(range);
         }
-        let mut told: Vec<Extent> = Vec::new();
-        let mut at = range.offset();
-        while at < range.end() {
-            let end = (at / BLOCK * BLOCK + BLOCK).min(range.end());
-            let flags =
-                if self.allocated.contains(&(at / BLOCK)) { ExtentFlags::DATA } else { ExtentFlags::HOLE };
-            match told.last_mut() {
-                Some(last) if last.flags == flags => last.length += end - at,
-                _ => told.push(Extent { length: end - at, flags }),
-            }
-            at = end;
-        }
+        let mut told = self.layer.extents(range);
         // Sometimes not all of it is told, or more than was asked for (SPEC D-6).
         if self.exact_extents {
             return told;
@@ -334,37 +318,22 @@ impl State {
                 return pending.result;
             }
         }
-        if pending.kind == Kind::Truncate {
-            self.bytes.resize(length as usize, 0);
-            self.options.length = length;
-            return pending.result;
-        }
-        let range = ByteRange::between(pending.range.offset(), pending.range.offset() + length);
-        let bytes = &mut self.bytes[range.offset() as usize..range.end() as usize];
+        let offset = pending.range.offset();
+        let range = ByteRange::between(offset, offset + length);
         match pending.kind {
-            Kind::Read => scatter(&pending.iov, 0, bytes),
+            Kind::Read => scatter(&pending.iov, 0, &self.layer.read(range)),
             Kind::Write => {
-                gather(&pending.iov, 0, bytes);
-                self.set_allocated(range, true);
+                let mut bytes = vec![0; length as usize];
+                gather(&pending.iov, 0, &mut bytes);
+                self.layer.write(offset, &bytes);
             }
-            Kind::Zero => {
-                bytes.fill(0);
-                if pending.may_unmap {
-                    self.set_allocated(range, false);
-                } else {
-                    self.set_allocated(range, true);
-                }
+            Kind::Zero => self.layer.zero(range, pending.may_unmap),
+            Kind::Discard => {
+                let garbage = self.random.one_in(2);
+                self.layer.discard(range, garbage);
             }
-            Kind::Discard if self.options.limits.discard_zeroes => {
-                bytes.fill(0);
-                self.set_allocated(range, false);
-            }
-            // What is promised to nobody may be anything.
-            Kind::Discard if self.random.one_in(2) => {
-                bytes.fill(0xdd);
-                self.set_allocated(range, true);
-            }
-            _ => {}
+            Kind::Truncate if pending.result.is_ok() => self.layer.truncate(range.end()),
+            Kind::Truncate | Kind::Flush | Kind::Extents => {}
         }
         pending.result
     }
@@ -386,8 +355,10 @@ impl State {
         if length == 0 && request.kind != Kind::Flush {
             return Err(format!("{what}: is empty"));
         }
-        let beyond = request.range.end() > self.options.length && request.kind != Kind::Truncate;
-        if beyond || !limits.admits(request.range, self.options.length) {
+        let disk = self.layer.length();
+        if request.kind != Kind::Truncate
+            && (request.range.end() > disk || !limits.admits(request.range, disk))
+        {
             return Err(format!("{what}: beyond the end or misaligned"));
         }
         if request.kind.changes_data() && limits.read_only {
