@@ -139,20 +139,21 @@ fn a_carried_zero_makes_its_whole_chunks_known_and_no_others() {
 }
 
 #[test]
-fn a_discard_makes_a_chunk_unknown_unless_it_promises_zeroes() {
-    // SPEC I-5
-    for promises in [false, true] {
-        let mut script = known_zero(|with| with.limits.discard_zeroes = promises);
-        script
-            .source
-            .set_extents(|range| vec![Extent { length: range.len(), flags: ExtentFlags::UNALLOCATED }]);
-        script.write(5 * CHUNK, 0, 1);
-        script.pass(SLICE);
-        assert_eq!(deeds(&script.target.seen()), [(Kind::Discard, chunks(5, 1))]);
-        make_hole(&mut script);
-        let sent = zero_again(&mut script, chunks(5, 1));
-        assert_eq!(sent.is_empty(), promises, "{sent:?}");
-    }
+fn a_discard_makes_a_chunk_unknown() {
+    // SPEC I-5, C-3: it shows the backing that the target is to get.
+    let mut script = Script::over(sparse_disk(), disk(|with| with.limits.unattached_backing = true));
+    make_hole(&mut script);
+    script.begin(only_new());
+    script.until_ready();
+    assert_eq!(zero_again(&mut script, chunks(5, 1)), [(Kind::Zero, chunks(5, 1))]);
+    assert_eq!(zero_again(&mut script, chunks(5, 1)), [], "it is known now");
+    script.source.set_extents(|range| vec![Extent { length: range.len(), flags: ExtentFlags::UNALLOCATED }]);
+    script.write(5 * CHUNK, 0, 1);
+    script.pass(SLICE);
+    assert_eq!(deeds(&script.target.seen()), [(Kind::Discard, chunks(5, 1))]);
+    assert_eq!((script.info().discards.ops, script.info().discards.bytes), (1, CHUNK));
+    make_hole(&mut script);
+    assert_eq!(zero_again(&mut script, chunks(5, 1)), [(Kind::Zero, chunks(5, 1))]);
 }
 
 #[test]
