@@ -461,10 +461,8 @@ impl Engine {
             return;
         }
         let (chunks, range) = self.end_op(id);
-        match kind {
-            Kind::Zero => self.start.known_zero.set(chunks),
-            Kind::Discard if self.target.zeroes_discards() => self.start.known_zero.set(chunks),
-            _ => {}
+        if kind == Kind::Zero {
+            self.start.known_zero.set(chunks);
         }
         if kind != Kind::Discard
             && let Some(written) = &mut self.scan.written

@@ -109,6 +109,10 @@ impl Row {
         });
         let target = disk(|with| {
             limits(with);
+            if self.kind == Kind::Discard && self.when != When::Active {
+                // Only what will show the same backing is discarded by the background.
+                (with.limits.discard_zeroes, with.limits.unattached_backing) = (false, true);
+            }
             with.supports.push(Kind::Truncate);
             if self.kind == Kind::Truncate {
                 with.length = LENGTH - CHUNK;

@@ -103,10 +103,13 @@ fn every_field_says_what_it_is_named_for() {
         let chunks = range.offset() / CHUNK..range.end() / CHUNK;
         chunks.map(|chunk| Extent { length: CHUNK, flags: flags(chunk) }).collect()
     });
-    let mut script = Script::with(source, disk(|with| with.limits.discard_zeroes = true));
+    // Only what will show the same backing is discarded.
+    let mut script = Script::with(source, disk(|with| with.limits.unattached_backing = true));
     script.source.fill(0, &[0; 6 * CHUNK as usize]);
-    let options = Options { id: Some("all-fields".into()), speed: 1 << 30, ..options() };
-    script.begin(options);
+    let options = Options { id: Some("all-fields".into()), speed: 1 << 30, ..only_new() };
+    script.create(JobOptions { options, ..JobOptions::default() });
+    script.filter.mark_dirty(chunks(0, CHUNKS)).expect("on the disk");
+    script.job().start().expect("created");
 
     script.job().pause().expect("running");
     let info = script.info();
