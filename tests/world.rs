@@ -3,9 +3,20 @@
 use blkmirror::testing::{Shape, Tally, World};
 use std::collections::BTreeMap;
 
+/// Disks that are told to panic do so often, and each report costs more than the seed.
+fn quiet_planted_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str() != Some("a defect in a simulated disk") {
+            report(panic);
+        }
+    }));
+}
+
 #[test]
 fn seeds_end_well() {
     // SPEC X-1, P-2, G-9: and that nothing is lost, whatever guests, faults and an operator do.
+    quiet_planted_panics();
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     let (seeds, from) = (number("SEEDS").unwrap_or(1000), number("FROM").unwrap_or(0));
     let mut jobs: BTreeMap<Shape, Tally> = BTreeMap::new();

@@ -37,7 +37,8 @@ pub enum JobKind {
     /// The target becomes an equal of the source.
     #[default]
     Mirror,
-    /// The target is the base of the source's chain; what lies above is merged down into it.
+    /// The target is the base of the source's chain; what lies above is merged down into it. [`Sync::Full`] stands for
+    /// [`Sync::Top`] there.
     CommitActive,
 }
 

@@ -112,7 +112,11 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 impl Disk {
     /// A disk of zeroes, all hole.
     pub fn new(seed: u64, options: DiskOptions) -> Result<Self> {
-        let discard = if options.limits.discard_zeroes { Discard::Zeroes } else { Discard::Anything };
+        let discard = match options.limits {
+            Limits { discard_zeroes: true, .. } => Discard::Zeroes,
+            Limits { unattached_backing: true, .. } => Discard::Deallocates,
+            _ => Discard::Anything,
+        };
         let layer = Layer::flat(options.length, discard);
         Self::with_layer(seed, options, &layer)
     }

@@ -246,10 +246,9 @@ fn what_the_source_holds_says_how_it_is_copied() {
         ("absurd", told!((u64::MAX / 512, ZERO), (u64::MAX / 512, DATA)), 0, &[(Zero, 8, 8)]),
     ];
     for (what, told, cluster, wanted) in cases {
+        // Only what will show the same backing may be discarded.
         let target = disk(|with| {
-            with.limits.cluster_size = cluster * CHUNK;
-            // What the source leaves to its backing is discarded only where the target will show the same backing.
-            with.limits.unattached_backing = wanted.iter().any(|(kind, ..)| *kind == Discard);
+            (with.limits.cluster_size, with.limits.unattached_backing) = (cluster * CHUNK, true);
         });
         let mut script = Script::with(sparse_disk(), target);
         script.target.fill(0, &script.source.bytes());
@@ -383,11 +382,8 @@ fn carried_writes_use_no_place_of_the_background() {
 
 /// Bytes per second that get through in a virtual second, at 16 chunks per second.
 fn done_in_a_second(mut script: Script, options: Options) -> u64 {
-    let by_hand = options.sync == SyncMode::None;
     script.begin(Options { speed: 16 * CHUNK, ..options });
-    if by_hand {
-        mark(&script, 0, CHUNKS);
-    }
+    mark(&script, 0, CHUNKS);
     script.pass(1_000_000_000);
     script.info().done
 }
@@ -405,18 +401,13 @@ fn copies_are_charged_and_cheap_zeroes_are_not() {
         source.set_extents(|range| vec![Extent { length: range.len(), flags: GONE }]);
         source
     };
-    let small = |cheap: bool| {
+    let small_with = |cheap: bool, unattached_backing: bool| {
         disk(|with| {
             (with.limits.max_zero, with.limits.max_discard) = (CHUNK, CHUNK);
-            with.limits.cheap_zero = cheap;
+            (with.limits.cheap_zero, with.limits.unattached_backing) = (cheap, unattached_backing);
         })
     };
-    let backed = |cheap: bool| {
-        disk(|with| {
-            with.limits.max_discard = CHUNK;
-            (with.limits.cheap_zero, with.limits.unattached_backing) = (cheap, true);
-        })
-    };
+    let small = |cheap| small_with(cheap, false);
     // Not zeroed first, so that each zero is an op of the loop.
     let loop_only = || Options { unmap: false, ..options() };
     let limited = 16 * CHUNK..20 * CHUNK;
@@ -424,8 +415,8 @@ fn copies_are_charged_and_cheap_zeroes_are_not() {
         ("copies", disk(|_| {}), disk(|_| {}), options(), true),
         ("zeroes", holes(), small(false), loop_only(), true),
         ("cheap zeroes", holes(), small(true), loop_only(), false),
-        ("discards", gone(), backed(false), only_new(), true),
-        ("cheap discards", gone(), backed(true), only_new(), false),
+        ("discards", gone(), small_with(false, true), only_new(), true),
+        ("cheap discards", gone(), small_with(true, true), only_new(), false),
         ("detected zeroes", disk(|_| {}), small(true), Options { detect_zeroes: true, ..options() }, true),
     ];
     for (what, source, target, with, charged) in cases {
