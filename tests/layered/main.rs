@@ -152,6 +152,7 @@ fn a_first_answer_of_less_than_a_chunk_costs_one_chunk() {
 
 #[test]
 fn a_copy_is_widened_to_clusters_that_the_target_does_not_own() {
+    // SPEC C-5
     let mut script = Script::new(unattached(&waiting(CLUSTER)));
     script.begin(top_options());
     script.until_ready();
@@ -356,6 +357,7 @@ fn a_unit_larger_than_one_zero_is_not_cut_between_two() {
 
 #[test]
 fn a_commit_merges_down_and_leaves_the_filter_on_the_base() {
+    // SPEC F-7, I-2
     for (length, grows) in [(LENGTH, false), (LENGTH + 5000, false), (LENGTH - 5000, true), (0, true)] {
         let base = base(length);
         let source = top(LENGTH, &base);
