@@ -949,9 +949,10 @@ const char *mirror_operation_name(uint32_t operation);
 // `options` is refused is nothing taken, because then nothing of them can be read.
 //
 // 0, and `*out` is to be freed with `mirror_job_free`; `-EINVAL` for an option that makes no sense, for a target that is
-// the source, and for `replaces` that is the job's own filter, sits on the target or has another length; `-EROFS` for a read-only target; `-EBUSY` if the
-// filter, or the one to be replaced, has a job; `-EEXIST` if the id is taken; `-EOPNOTSUPP` to carry the writes of a filter that is used with
-// `mirror_filter_begin`; `-ENOMEM`. `mirror_last_error` names the option, its value and the rule.
+// the source, and for `replaces` that is the job's own filter, sits on the target or has another length; `-EROFS` for a
+// read-only target; `-EBUSY` if the filter, or the one to be replaced, has a job, or if requests of a job that was freed
+// are still out at the target: complete those first; `-EEXIST` if the id is taken; `-EOPNOTSUPP` to carry the writes of a
+// filter that is used with `mirror_filter_begin`; `-ENOMEM`. `mirror_last_error` names the option, its value and the rule.
 int mirror_job_new(mirror_filter *filter,
                    mirror_device *target,
                    const mirror_job_options *options,
