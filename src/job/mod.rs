@@ -13,6 +13,7 @@
 //! drives it to its end. Until then it keeps the memory that those requests use.
 
 mod buffers;
+mod completed;
 mod driver;
 mod latch;
 mod registry;
@@ -36,10 +37,10 @@ use requests::{Requests, Seat};
 use signal::Signal;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use turns::Turns;
+use turns::{Told, Turns};
 
 /// How long the thread that frees a job waits for the one that drives it to leave the filter: far longer than any
 /// round of the driver, and short of for ever, because the driver may be in a callback of the host's that waits for the
@@ -123,13 +124,10 @@ impl Link {
 
 struct Shared {
     engine: Mutex<Engine>,
-    driver: Mutex<Driver>,
     /// Who polls, and who drives and will see the news that comes meanwhile.
-    turns: Turns,
+    turns: Turns<Driver>,
     /// The latest time that a poll has brought.
     clock: AtomicU64,
-    /// News that the driver has not seen.
-    news: AtomicU32,
     requests: Requests,
     /// Carried writes, by their number at the filter.
     inbox: SegQueue<u16>,
@@ -220,10 +218,8 @@ impl Job {
         let shared = Shared::seat(&source, target, |links| Shared {
             tracking: Arc::clone(engine.tracking()),
             engine: Mutex::new(engine),
-            driver: Mutex::new(driver),
-            turns: Turns::default(),
+            turns: Turns::new(driver),
             clock: AtomicU64::new(0),
-            news: AtomicU32::new(0),
             requests: Requests::new(),
             inbox: SegQueue::new(),
             links,
@@ -274,7 +270,7 @@ impl Job {
         let Some(outlook) = shared.try_drive() else {
             return Ok(shared.leave_to_driver(now));
         };
-        let news = shared.news.load(Ordering::SeqCst) > 0;
+        let news = shared.turns.has_news();
         if news && shared.inline.load(Ordering::SeqCst) {
             shared.drive_while_there_is_news();
         }
@@ -499,33 +495,33 @@ impl Shared {
     /// There is news. Who drives the job sees it; if nobody does, it is driven here if that is wanted, else the
     /// host is told.
     fn tell(&self) {
-        self.news.fetch_add(1, Ordering::SeqCst);
+        let told = self.turns.tell();
         if self.inline.load(Ordering::SeqCst) || self.concluded.load(Ordering::SeqCst) {
             self.drive_while_there_is_news();
-        } else if !self.turns.is_driven() {
+        } else if told == Told::Nobody {
             self.signal.raise();
         }
     }
 
-    /// Drives for as long as there is news and nobody else drives. Who does looks for news after letting go, so
-    /// none is left behind. The host is told if only its poll can go on: for the time's sake, or to read events.
+    /// Drives for as long as there is news and nobody else drives. The host is told if only its poll can go on: for the
+    /// time's sake, or to read events.
     fn drive_while_there_is_news(&self) {
-        while self.news.load(Ordering::SeqCst) > 0 {
-            let Some(outlook) = self.try_drive() else { return };
+        let drive = || self.try_drive();
+        self.turns.while_there_is_news(drive, |outlook| {
             let for_poll = outlook.busy || outlook.over || outlook.deadline != Nanos::NEVER;
             if outlook.busy && self.orphan.load(Ordering::SeqCst) {
-                // Nobody polls it any more.
-                self.news.fetch_add(1, Ordering::SeqCst);
+                // Nobody polls it any more: it goes on here.
+                let _ = self.turns.tell();
             } else if for_poll || self.engine().events_waiting() > 0 {
                 self.signal.raise();
             }
-        }
+        });
     }
 
     /// A poll finds another thread driving: that the time has passed is news for it. The answer's time is for a host
     /// that goes by nothing else.
     fn leave_to_driver(&self, now: Nanos) -> Poll {
-        self.news.fetch_add(1, Ordering::SeqCst);
+        let _ = self.turns.tell();
         self.drive_while_there_is_news();
         let over = self.concluded.load(Ordering::SeqCst);
         Poll {
@@ -536,13 +532,7 @@ impl Shared {
 
     /// Drives the job, if nobody does. A panic of ours, or of a device written in Rust, poisons it (SPEC E-3).
     fn try_drive(&self) -> Option<Outlook> {
-        let mut driver = match self.driver.try_lock() {
-            Ok(driver) => driver,
-            Err(std::sync::TryLockError::Poisoned(error)) => error.into_inner(),
-            Err(std::sync::TryLockError::WouldBlock) => return None,
-        };
-        let _driving = self.turns.begin_driving();
-        Some(self.drive(&mut driver))
+        self.turns.try_drive(|driver| self.drive(driver))
     }
 
     fn drive(&self, driver: &mut Driver) -> Outlook {
@@ -557,7 +547,7 @@ impl Shared {
                 Err(panic) => self.poison(driver, &*panic),
             }
         }
-        self.news.store(0, Ordering::SeqCst);
+        self.turns.begin_round();
         driver.drive_given_up(self);
         self.leave_target(driver);
         if !driver.has_requests_out() {
