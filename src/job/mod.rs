@@ -157,6 +157,8 @@ struct Shared {
     /// The filter is not to send writes here any more.
     concluded: AtomicBool,
     poisoned: AtomicBool,
+    /// What the engine panicked with under a verb; the driver gives the job up for it.
+    failed: Mutex<Option<String>>,
     name: Mutex<Option<Name>>,
 }
 
@@ -238,6 +240,7 @@ impl Job {
             orphan: AtomicBool::new(false),
             concluded: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
+            failed: Mutex::new(None),
             name: Mutex::new(Some(name)),
         })?;
         shared.hook();
@@ -378,7 +381,7 @@ impl Job {
     }
 
     fn verb(&self, verb: impl FnOnce(&mut Engine) -> Result<()>) -> Result<()> {
-        verb(&mut self.shared.engine())?;
+        self.shared.decide(verb)?;
         self.shared.tell();
         Ok(())
     }
@@ -392,7 +395,7 @@ impl Drop for Job {
         shared.signal.forget_host();
         drop(take(&shared.prepare));
         // Refused where it is over, or being switched: then it ends by itself.
-        let _ = shared.engine().cancel(true);
+        let _ = shared.decide(|engine| engine.cancel(true));
         // The name is free at once, whatever is still out.
         drop(take(&shared.name));
         shared.tell();
@@ -535,16 +538,30 @@ impl Shared {
         self.turns.try_drive(|driver| self.drive(driver))
     }
 
+    /// Has the engine decide something. If it panics it can't be trusted any more: the job is given up (SPEC E-3).
+    fn decide(&self, decide: impl FnOnce(&mut Engine) -> Result<()>) -> Result<()> {
+        catch_unwind(AssertUnwindSafe(|| decide(&mut self.engine()))).unwrap_or_else(|panic| {
+            let text = failure(&*panic);
+            *lock(&self.failed) = Some(text.clone());
+            self.tell();
+            Err(Error::new(Errno::ENOTRECOVERABLE, text))
+        })
+    }
+
     fn drive(&self, driver: &mut Driver) -> Outlook {
         if !self.poisoned.load(Ordering::SeqCst) {
-            match catch_unwind(AssertUnwindSafe(|| driver.drive(self))) {
+            let failed = take(&self.failed).map_or(Ok(()), Err);
+            let driven = failed.and_then(|()| {
+                catch_unwind(AssertUnwindSafe(|| driver.drive(self))).map_err(|panic| failure(&*panic))
+            });
+            match driven {
                 Ok(outlook) => {
                     if driver.is_ending() {
                         self.leave_target(driver);
                     }
                     return outlook;
                 }
-                Err(panic) => self.poison(driver, &*panic),
+                Err(text) => self.poison(driver, &text),
             }
         }
         self.turns.begin_round();
@@ -557,15 +574,10 @@ impl Shared {
         Outlook { deadline: Nanos::NEVER, busy: false, over: true }
     }
 
-    fn poison(&self, driver: &mut Driver, panic: &(dyn std::any::Any + Send)) {
-        let text = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "panic".to_owned());
-        log::error!("blkmirror: internal failure, the job is given up: {text}");
+    fn poison(&self, driver: &mut Driver, text: &str) {
+        log::error!("blkmirror: the job is given up: {text}");
         self.poisoned.store(true, Ordering::SeqCst);
-        self.engine().poison(&format!("internal failure: {text}"));
+        self.engine().poison(text);
         driver.disown_guests(self);
         self.release_filter();
         self.concluded.store(true, Ordering::SeqCst);
@@ -701,6 +713,16 @@ impl Shared {
     }
 }
 
+/// What a panic says.
+fn failure(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("panic");
+    format!("internal failure: {text}")
+}
+
 impl Carrier for Shared {
     fn carry(&self, slot: u16) {
         self.inbox.push(slot);
@@ -719,5 +741,27 @@ impl Carrier for Shared {
 impl Wake for Shared {
     fn wake(&self) {
         self.tell();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_under_a_verb_ends_the_job_too() {
+        // SPEC E-3
+        let filter = Filter::new(&Device::memory(65536).expect("memory")).expect("a seat");
+        let job = Job::new(&filter, &Device::memory(65536).expect("memory"), JobOptions::default());
+        let job = job.expect("legal");
+        job.start().expect("starts");
+        let error = job.verb(|_| panic!("a defect in a verb")).expect_err("it panicked");
+        assert_eq!(error.errno(), Errno::ENOTRECOVERABLE);
+        assert_eq!(job.poll(Nanos(1)).expect("nobody polls").state, PollState::Concluded);
+        let (errno, message) = job.query().error.expect("poisoned");
+        assert_eq!((errno, &*message), (Errno::ENOTRECOVERABLE, "internal failure: a defect in a verb"));
+        filter.write_at(0, &[1; 512]).expect("the guest goes on");
+        Job::new(&filter, &Device::memory(65536).expect("memory"), JobOptions::default())
+            .expect("it is free");
     }
 }
