@@ -21,6 +21,8 @@ mod handle;
 mod info;
 mod job;
 mod options;
+#[cfg(feature = "testing")]
+mod testing;
 mod version;
 
 pub use check::*;
@@ -32,4 +34,6 @@ pub use filter::*;
 pub use info::*;
 pub use job::*;
 pub use options::*;
+#[cfg(feature = "testing")]
+pub use testing::mirror_testing_device_new_defective;
 pub use version::*;

@@ -212,7 +212,10 @@ impl Engine {
     pub(super) fn make_info(&self) -> Info {
         let progress = &self.progress;
         let dirty = self.dirty_bytes();
-        let in_flight_bytes = self.ops.in_flight_bytes() + self.guests.carried_bytes();
+        // An engine that was given up still has in its tables what nobody tells it of any more.
+        let over = self.status.is_over();
+        let unless_over = |count: u32| if over { 0 } else { count };
+        let in_flight_bytes = if over { 0 } else { self.ops.in_flight_bytes() + self.guests.carried_bytes() };
         let (copy_rate, dirty_chunk_rate) = progress.rates(self.now, self.chunks_dirtied());
         let dirty_rate = dirty_chunk_rate.saturating_mul(self.granularity());
         let left = dirty + self.planned_bytes() + in_flight_bytes;
@@ -220,7 +223,7 @@ impl Engine {
             id: self.id.clone(),
             kind: self.settings.options.kind,
             status: self.status,
-            busy: self.ops.in_flight() > 0 || self.guests.any() || !self.scan.plan_is_empty(),
+            busy: !over && (self.ops.in_flight() > 0 || self.guests.any() || !self.scan.plan_is_empty()),
             paused: self.pauses.any(),
             ready: self.ready,
             actively_synced: self.tracking.is_synced(),
@@ -231,9 +234,9 @@ impl Engine {
             total: progress.done.saturating_add(left),
             dirty,
             prepared: self.start.progress(),
-            in_flight_ops: self.ops.in_flight(),
+            in_flight_ops: unless_over(self.ops.in_flight()),
             in_flight_bytes,
-            guests: self.guests.count(),
+            guests: unless_over(self.guests.count()),
             passes: self.scan.passes(),
             reads: progress.reads,
             writes: progress.writes,

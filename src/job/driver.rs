@@ -141,7 +141,7 @@ impl Driver {
         let mut outlook = Outlook { deadline: Nanos::NEVER, busy: false, over: false };
         for _ in 0..MAX_ROUNDS {
             // What comes from here on is seen in another round, or by whoever looks when this is over.
-            shared.news.store(0, Ordering::SeqCst);
+            shared.turns.begin_round();
             self.now = Nanos(shared.clock.load(Ordering::SeqCst));
             self.collect(shared);
             outlook = self.think(shared);

@@ -13,6 +13,7 @@
 //! drives it to its end. Until then it keeps the memory that those requests use.
 
 mod buffers;
+mod completed;
 mod driver;
 mod latch;
 mod registry;
@@ -36,10 +37,10 @@ use requests::{Requests, Seat};
 use signal::Signal;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use turns::Turns;
+use turns::{Told, Turns};
 
 /// How long the thread that frees a job waits for the one that drives it to leave the filter: far longer than any
 /// round of the driver, and short of for ever, because the driver may be in a callback of the host's that waits for the
@@ -123,13 +124,10 @@ impl Link {
 
 struct Shared {
     engine: Mutex<Engine>,
-    driver: Mutex<Driver>,
     /// Who polls, and who drives and will see the news that comes meanwhile.
-    turns: Turns,
+    turns: Turns<Driver>,
     /// The latest time that a poll has brought.
     clock: AtomicU64,
-    /// News that the driver has not seen.
-    news: AtomicU32,
     requests: Requests,
     /// Carried writes, by their number at the filter.
     inbox: SegQueue<u16>,
@@ -159,6 +157,8 @@ struct Shared {
     /// The filter is not to send writes here any more.
     concluded: AtomicBool,
     poisoned: AtomicBool,
+    /// What the engine panicked with under a verb; the driver gives the job up for it.
+    failed: Mutex<Option<String>>,
     name: Mutex<Option<Name>>,
 }
 
@@ -220,10 +220,8 @@ impl Job {
         let shared = Shared::seat(&source, target, |links| Shared {
             tracking: Arc::clone(engine.tracking()),
             engine: Mutex::new(engine),
-            driver: Mutex::new(driver),
-            turns: Turns::default(),
+            turns: Turns::new(driver),
             clock: AtomicU64::new(0),
-            news: AtomicU32::new(0),
             requests: Requests::new(),
             inbox: SegQueue::new(),
             links,
@@ -242,6 +240,7 @@ impl Job {
             orphan: AtomicBool::new(false),
             concluded: AtomicBool::new(false),
             poisoned: AtomicBool::new(false),
+            failed: Mutex::new(None),
             name: Mutex::new(Some(name)),
         })?;
         shared.hook();
@@ -274,7 +273,7 @@ impl Job {
         let Some(outlook) = shared.try_drive() else {
             return Ok(shared.leave_to_driver(now));
         };
-        let news = shared.news.load(Ordering::SeqCst) > 0;
+        let news = shared.turns.has_news();
         if news && shared.inline.load(Ordering::SeqCst) {
             shared.drive_while_there_is_news();
         }
@@ -382,7 +381,7 @@ impl Job {
     }
 
     fn verb(&self, verb: impl FnOnce(&mut Engine) -> Result<()>) -> Result<()> {
-        verb(&mut self.shared.engine())?;
+        self.shared.decide(verb)?;
         self.shared.tell();
         Ok(())
     }
@@ -396,7 +395,7 @@ impl Drop for Job {
         shared.signal.forget_host();
         drop(take(&shared.prepare));
         // Refused where it is over, or being switched: then it ends by itself.
-        let _ = shared.engine().cancel(true);
+        let _ = shared.decide(|engine| engine.cancel(true));
         // The name is free at once, whatever is still out.
         drop(take(&shared.name));
         shared.tell();
@@ -499,33 +498,33 @@ impl Shared {
     /// There is news. Who drives the job sees it; if nobody does, it is driven here if that is wanted, else the
     /// host is told.
     fn tell(&self) {
-        self.news.fetch_add(1, Ordering::SeqCst);
+        let told = self.turns.tell();
         if self.inline.load(Ordering::SeqCst) || self.concluded.load(Ordering::SeqCst) {
             self.drive_while_there_is_news();
-        } else if !self.turns.is_driven() {
+        } else if told == Told::Nobody {
             self.signal.raise();
         }
     }
 
-    /// Drives for as long as there is news and nobody else drives. Who does looks for news after letting go, so
-    /// none is left behind. The host is told if only its poll can go on: for the time's sake, or to read events.
+    /// Drives for as long as there is news and nobody else drives. The host is told if only its poll can go on: for the
+    /// time's sake, or to read events.
     fn drive_while_there_is_news(&self) {
-        while self.news.load(Ordering::SeqCst) > 0 {
-            let Some(outlook) = self.try_drive() else { return };
+        let drive = || self.try_drive();
+        self.turns.while_there_is_news(drive, |outlook| {
             let for_poll = outlook.busy || outlook.over || outlook.deadline != Nanos::NEVER;
             if outlook.busy && self.orphan.load(Ordering::SeqCst) {
-                // Nobody polls it any more.
-                self.news.fetch_add(1, Ordering::SeqCst);
+                // Nobody polls it any more: it goes on here.
+                let _ = self.turns.tell();
             } else if for_poll || self.engine().events_waiting() > 0 {
                 self.signal.raise();
             }
-        }
+        });
     }
 
     /// A poll finds another thread driving: that the time has passed is news for it. The answer's time is for a host
     /// that goes by nothing else.
     fn leave_to_driver(&self, now: Nanos) -> Poll {
-        self.news.fetch_add(1, Ordering::SeqCst);
+        let _ = self.turns.tell();
         self.drive_while_there_is_news();
         let over = self.concluded.load(Ordering::SeqCst);
         Poll {
@@ -536,28 +535,36 @@ impl Shared {
 
     /// Drives the job, if nobody does. A panic of ours, or of a device written in Rust, poisons it (SPEC E-3).
     fn try_drive(&self) -> Option<Outlook> {
-        let mut driver = match self.driver.try_lock() {
-            Ok(driver) => driver,
-            Err(std::sync::TryLockError::Poisoned(error)) => error.into_inner(),
-            Err(std::sync::TryLockError::WouldBlock) => return None,
-        };
-        let _driving = self.turns.begin_driving();
-        Some(self.drive(&mut driver))
+        self.turns.try_drive(|driver| self.drive(driver))
+    }
+
+    /// Has the engine decide something. If it panics it can't be trusted any more: the job is given up (SPEC E-3).
+    fn decide(&self, decide: impl FnOnce(&mut Engine) -> Result<()>) -> Result<()> {
+        catch_unwind(AssertUnwindSafe(|| decide(&mut self.engine()))).unwrap_or_else(|panic| {
+            let text = failure(&*panic);
+            *lock(&self.failed) = Some(text.clone());
+            self.tell();
+            Err(Error::new(Errno::ENOTRECOVERABLE, text))
+        })
     }
 
     fn drive(&self, driver: &mut Driver) -> Outlook {
         if !self.poisoned.load(Ordering::SeqCst) {
-            match catch_unwind(AssertUnwindSafe(|| driver.drive(self))) {
+            let failed = take(&self.failed).map_or(Ok(()), Err);
+            let driven = failed.and_then(|()| {
+                catch_unwind(AssertUnwindSafe(|| driver.drive(self))).map_err(|panic| failure(&*panic))
+            });
+            match driven {
                 Ok(outlook) => {
                     if driver.is_ending() {
                         self.leave_target(driver);
                     }
                     return outlook;
                 }
-                Err(panic) => self.poison(driver, &*panic),
+                Err(text) => self.poison(driver, &text),
             }
         }
-        self.news.store(0, Ordering::SeqCst);
+        self.turns.begin_round();
         driver.drive_given_up(self);
         self.leave_target(driver);
         if !driver.has_requests_out() {
@@ -567,15 +574,10 @@ impl Shared {
         Outlook { deadline: Nanos::NEVER, busy: false, over: true }
     }
 
-    fn poison(&self, driver: &mut Driver, panic: &(dyn std::any::Any + Send)) {
-        let text = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "panic".to_owned());
-        log::error!("blkmirror: internal failure, the job is given up: {text}");
+    fn poison(&self, driver: &mut Driver, text: &str) {
+        log::error!("blkmirror: the job is given up: {text}");
         self.poisoned.store(true, Ordering::SeqCst);
-        self.engine().poison(&format!("internal failure: {text}"));
+        self.engine().poison(text);
         driver.disown_guests(self);
         self.release_filter();
         self.concluded.store(true, Ordering::SeqCst);
@@ -711,6 +713,16 @@ impl Shared {
     }
 }
 
+/// What a panic says.
+fn failure(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("panic");
+    format!("internal failure: {text}")
+}
+
 impl Carrier for Shared {
     fn carry(&self, slot: u16) {
         self.inbox.push(slot);
@@ -729,5 +741,27 @@ impl Carrier for Shared {
 impl Wake for Shared {
     fn wake(&self) {
         self.tell();
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_under_a_verb_ends_the_job_too() {
+        // SPEC E-3
+        let filter = Filter::new(&Device::memory(65536).expect("memory")).expect("a seat");
+        let job = Job::new(&filter, &Device::memory(65536).expect("memory"), JobOptions::default());
+        let job = job.expect("legal");
+        job.start().expect("starts");
+        let error = job.verb(|_| panic!("a defect in a verb")).expect_err("it panicked");
+        assert_eq!(error.errno(), Errno::ENOTRECOVERABLE);
+        assert_eq!(job.poll(Nanos(1)).expect("nobody polls").state, PollState::Concluded);
+        let (errno, message) = job.query().error.expect("poisoned");
+        assert_eq!((errno, &*message), (Errno::ENOTRECOVERABLE, "internal failure: a defect in a verb"));
+        filter.write_at(0, &[1; 512]).expect("the guest goes on");
+        Job::new(&filter, &Device::memory(65536).expect("memory"), JobOptions::default())
+            .expect("it is free");
     }
 }

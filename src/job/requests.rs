@@ -1,11 +1,11 @@
 //! The requests that a job has out: found by token from any thread, and handed to the driver when they are done.
 
 use super::Shared;
+use super::completed::{Completed, Link};
 use crate::device::{Client, Extent, Followup, Refused, SlotState, Wake};
 use crate::engine::{OpId, Side};
-use crate::error::{Errno, IoResult, to_c};
+use crate::error::{Errno, IoResult};
 use once_cell::sync::OnceCell;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Two for each operation, one at each side.
@@ -23,25 +23,20 @@ pub(super) fn slot_of(op: OpId, side: Side) -> u16 {
 #[derive(Debug)]
 pub(super) struct RequestSlot {
     pub(super) state: SlotState,
-    result: AtomicI32,
-    /// The next in the list of completions: a slot's number plus one, 0 for none.
-    next: AtomicU32,
+    done: Link,
     extents: Mutex<Vec<Extent>>,
 }
 
 /// All slots, and the list of those that were completed.
-///
-/// The list is a stack that completing threads push to and the driver takes whole, so one atomic step takes any
-/// number of completions, and a slot can't be pushed twice because its completion was claimed.
 #[derive(Debug)]
 pub(super) struct Requests {
     pages: Box<[OnceCell<Box<[RequestSlot]>>]>,
-    completed: AtomicU32,
+    completed: Completed,
 }
 
 impl Requests {
     pub(super) fn new() -> Self {
-        Self { pages: (0..SLOTS / PAGE).map(|_| OnceCell::new()).collect(), completed: AtomicU32::new(0) }
+        Self { pages: (0..SLOTS / PAGE).map(|_| OnceCell::new()).collect(), completed: Completed::new() }
     }
 
     /// The slot, made if it wasn't used before.
@@ -51,8 +46,7 @@ impl Requests {
             (0..PAGE)
                 .map(|_| RequestSlot {
                     state: SlotState::new(0),
-                    result: AtomicI32::new(0),
-                    next: AtomicU32::new(0),
+                    done: Link::new(),
                     extents: Mutex::default(),
                 })
                 .collect()
@@ -64,37 +58,18 @@ impl Requests {
         self.pages.get(usize::from(slot) / PAGE)?.get()?.get(usize::from(slot) % PAGE)
     }
 
-    /// Records the completion of a slot that was claimed. Whether the list was empty.
+    /// Records the completion of a slot that was claimed. Whether there is somebody to tell.
     fn push(&self, index: u16, slot: &RequestSlot, result: IoResult) -> bool {
-        slot.result.store(to_c(result), Ordering::Relaxed);
-        let mut head = self.completed.load(Ordering::Relaxed);
-        loop {
-            slot.next.store(head, Ordering::Relaxed);
-            let pushed = u32::from(index) + 1;
-            match self.completed.compare_exchange_weak(head, pushed, Ordering::SeqCst, Ordering::Relaxed) {
-                Ok(_) => return head == 0,
-                Err(now) => head = now,
-            }
-        }
+        self.completed.push(index, &slot.done, result)
     }
 
     pub(super) fn any_completed(&self) -> bool {
-        self.completed.load(Ordering::Acquire) != 0
+        self.completed.any()
     }
 
     /// Takes all completions, oldest first.
     pub(super) fn take_completed(&self, out: &mut Vec<(u16, IoResult)>) {
-        if !self.any_completed() {
-            return;
-        }
-        let first = out.len();
-        let mut head = self.completed.swap(0, Ordering::AcqRel);
-        while let Some(index) = head.checked_sub(1) {
-            let slot = self.make(index as u16);
-            out.push((index as u16, Errno::check(slot.result.load(Ordering::Relaxed))));
-            head = slot.next.load(Ordering::Relaxed);
-        }
-        out[first..].reverse();
+        self.completed.take(|index| &self.make(index).done, out);
     }
 
     /// Moves what was told for an extents request to `out`.
