@@ -3,7 +3,8 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all demo test test-rust test-python test-root types bench header lint docs wasm clean
+.PHONY: all demo test test-rust test-python test-root types bench header lint docs wasm fuzz sanitize-thread sanitize-address \
+	valgrind clean
 
 all:
 	$(CARGO) build --release --locked --workspace
@@ -45,6 +46,17 @@ docs:
 
 wasm:
 	scripts/wasm
+
+# Each fuzz target for SECONDS; TARGETS chooses some of api, options and bitmap.
+fuzz:
+	SECONDS_EACH=$(or $(SECONDS),60) scripts/fuzz $(TARGETS)
+
+# Tests and C programs under a sanitizer; PROGRAMS chooses some of the latter.
+sanitize-thread sanitize-address:
+	scripts/sanitize $(@:sanitize-%=%) $(PROGRAMS)
+
+valgrind:
+	scripts/sanitize valgrind $(PROGRAMS)
 
 clean:
 	$(CARGO) clean
