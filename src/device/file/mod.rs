@@ -17,6 +17,7 @@
 //! Where the system lacks the method, zeroes are written and discards skipped.
 
 mod aligned;
+mod extents;
 mod io;
 mod open;
 mod storage;
