@@ -28,10 +28,10 @@ const PIECE: usize = 1 << 20;
 /// A request of which nothing belongs to the caller any more, but for the memory of its buffers.
 #[derive(Debug)]
 pub(super) struct Operation {
-    kind: Kind,
-    range: ByteRange,
-    flags: Flags,
-    iov: Vec<IoVec>,
+    pub(super) kind: Kind,
+    pub(super) range: ByteRange,
+    pub(super) flags: Flags,
+    pub(super) iov: Vec<IoVec>,
 }
 
 impl Operation {
@@ -74,14 +74,16 @@ pub(super) struct Direct {
 #[derive(Debug)]
 pub(super) struct Storage {
     /// Goes through the page cache; also for what carries no data.
-    file: File,
-    direct: Option<Direct>,
+    pub(super) file: File,
+    pub(super) direct: Option<Direct>,
     kind: FileKind,
+    /// The file system is in memory, so that even direct I/O is copying.
+    pub(super) in_memory: bool,
     /// It was promised that what is discarded reads as zero.
     discard_zeroes: bool,
     zeroes: AlignedBuffer,
-    methods: Methods,
-    data_map: DataMap,
+    pub(super) methods: Methods,
+    pub(super) data_map: DataMap,
 }
 
 impl Storage {
@@ -93,6 +95,7 @@ impl Storage {
         discard_zeroes: bool,
     ) -> Result<Self, Errno> {
         Ok(Self {
+            in_memory: io::is_in_memory(&file),
             file,
             direct,
             kind,
@@ -173,7 +176,7 @@ impl Storage {
         })
     }
 
-    fn route(&self, range: ByteRange, iov: &[IoVec]) -> Route<'_> {
+    pub(super) fn route(&self, range: ByteRange, iov: &[IoVec]) -> Route<'_> {
         match &self.direct {
             Some(direct) if range.is_aligned(u64::from(direct.offset_alignment)) => {
                 if iov.iter().all(|buffer| direct.takes(buffer)) {
@@ -238,7 +241,7 @@ impl Storage {
 }
 
 /// How the data of a request travels.
-enum Route<'a> {
+pub(super) enum Route<'a> {
     /// Straight between the request's buffers and this descriptor.
     Through(&'a File),
     /// Through an aligned buffer.
@@ -259,24 +262,28 @@ impl Direct {
 
 /// What is known of the methods that not every file has.
 #[derive(Debug, Default)]
-struct Methods {
-    punch: Method,
-    zero_range: Method,
-    write_durably: Method,
+pub(super) struct Methods {
+    pub(super) punch: Method,
+    pub(super) zero_range: Method,
+    pub(super) write_durably: Method,
     discard_blocks: Method,
 }
 
 /// A method that is tried until it turns out to be missing.
 #[derive(Debug, Default)]
-struct Method {
+pub(super) struct Method {
     missing: AtomicBool,
 }
 
 impl Method {
+    pub(super) fn is_missing(&self) -> bool {
+        self.missing.load(Ordering::Relaxed)
+    }
+
     /// The outcome, or `None` if the method is missing or doesn't suit this request (a block device refuses
     /// what isn't aligned to its blocks): something else must be done then.
     fn attempt(&self, call: impl FnOnce() -> IoResult) -> Option<IoResult> {
-        if self.missing.load(Ordering::Relaxed) {
+        if self.is_missing() {
             return None;
         }
         match call() {
