@@ -23,6 +23,9 @@ pub(super) enum Verified {
 pub(super) struct Summary {
     source: String,
     target: String,
+    /// What carried out their requests: `io_uring` or `threads`.
+    source_engine: Option<&'static str>,
+    target_engine: Option<&'static str>,
     /// `ok`, `failed` or `cancelled`.
     result: &'static str,
     /// The message that standard error has too.
@@ -88,6 +91,8 @@ impl Summary {
         Self {
             source: arguments.source.display().to_string(),
             target: arguments.target.display().to_string(),
+            source_engine: endpoints.source.engine(),
+            target_engine: endpoints.target.engine(),
             result: match failure {
                 None => "ok",
                 Some(Failure::Interrupted(_)) => "cancelled",
