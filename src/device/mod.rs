@@ -37,6 +37,7 @@ pub use token::Token;
 use crate::error::{IoResult, Result};
 use crate::range::ByteRange;
 use clients::Core;
+use std::ffi::CStr;
 use std::fmt;
 use std::sync::Arc;
 
@@ -182,7 +183,7 @@ pub trait Backend: Send + Sync {
     }
 
     /// What carries out its requests, in a word, if there is a choice.
-    fn engine(&self) -> Option<&'static str> {
+    fn engine(&self) -> Option<&'static CStr> {
         None
     }
 
@@ -298,7 +299,7 @@ impl Device {
 
     /// What carries out the device's requests, in a word, if there is a choice: of a file `"io_uring"` or `"threads"`.
     #[must_use]
-    pub fn engine(&self) -> Option<&'static str> {
+    pub fn engine(&self) -> Option<&'static CStr> {
         self.core.backend().engine()
     }
 

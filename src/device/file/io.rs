@@ -244,13 +244,14 @@ pub(super) fn is_in_memory(file: &File) -> bool {
     #[cfg(target_os = "linux")]
     {
         /// `ramfs`, which the C library has no name for.
-        const RAMFS_MAGIC: i64 = 0x8584_58f6;
+        const RAMFS_MAGIC: i128 = 0x8584_58f6;
         // SAFETY: a `statfs` is numbers, for which zero is a value.
         let mut told: libc::statfs = unsafe { std::mem::zeroed() };
         // SAFETY: the result has room for a `statfs`, and the descriptor is open.
         let answer = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut told) };
-        let found = told.f_type as i64;
-        answer == 0 && (found == libc::TMPFS_MAGIC as i64 || found == RAMFS_MAGIC)
+        // Wide enough for the type that it has on any architecture.
+        let found = i128::from(told.f_type);
+        answer == 0 && (found == i128::from(libc::TMPFS_MAGIC) || found == RAMFS_MAGIC)
     }
     #[cfg(not(target_os = "linux"))]
     {

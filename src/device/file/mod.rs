@@ -33,6 +33,7 @@ mod workers;
 use super::{Answer, Backend, Completions, Device, IoVec, Kind, Lane, Request, Token};
 use crate::error::{Errno, Result};
 use open::Opened;
+use std::ffi::CStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -141,8 +142,8 @@ impl Backend for FileDevice {
         Some(Box::new(lane))
     }
 
-    fn engine(&self) -> Option<&'static str> {
-        Some(if self.uring.is_some() { "io_uring" } else { "threads" })
+    fn engine(&self) -> Option<&'static CStr> {
+        Some(if self.uring.is_some() { c"io_uring" } else { c"threads" })
     }
 
     fn supports(&self, kind: Kind) -> bool {

@@ -31,7 +31,7 @@ fn on_ring(path: &Path, options: &OpenOptions) -> Option<Device> {
         }
         opened => opened.expect("opens"),
     };
-    if device.engine() != Some("io_uring") {
+    if device.engine() != Some(c"io_uring") {
         eprintln!("NOT TESTED: this system has no io_uring");
         return None;
     }
@@ -93,7 +93,7 @@ fn where_the_kernel_refuses_a_ring_files_are_left_to_threads() {
         let (_dir, path) = scratch(8192);
         where_refused(libc::SYS_io_uring_setup, errno, || {
             let device = open(&path, &OpenOptions::default()).expect("opens");
-            assert_eq!(device.engine(), Some("threads"));
+            assert_eq!(device.engine(), Some(c"threads"));
             assert!(device.with_lane(IoVec::none()).lane().is_none());
             let client = TestClient::new(&device);
             assert_eq!(client.write(1000, &[1; 500]), Ok(()));
@@ -108,7 +108,7 @@ fn where_a_ring_can_not_have_the_file_it_is_left_to_threads() {
     let (_dir, path) = scratch(8192);
     where_refused(libc::SYS_io_uring_register, libc::ENOMEM, || {
         let device = open(&path, &OpenOptions::default()).expect("opens");
-        assert_eq!(device.engine(), Some("threads"));
+        assert_eq!(device.engine(), Some(c"threads"));
         assert_eq!(TestClient::new(&device).read_vec(0, 8192), [7; 8192]);
     });
 }
@@ -117,7 +117,7 @@ fn where_a_ring_can_not_have_the_file_it_is_left_to_threads() {
 fn threads_are_there_for_who_wants_them() {
     let (_dir, path) = scratch(8192);
     let options = OpenOptions { threads: true, ..OpenOptions::default() };
-    assert_eq!(open(&path, &options).expect("opens").engine(), Some("threads"));
+    assert_eq!(open(&path, &options).expect("opens").engine(), Some(c"threads"));
     assert_eq!(Device::memory(512).expect("memory").engine(), None);
 }
 
@@ -218,9 +218,8 @@ fn memory_that_is_used_again_is_registered_and_right() {
         // Once all of it was used.
         assert!(matches!(lane.shared.lock().memory, Memory::Registered(_)), "round {round}");
     }
-    let registered = match lane.shared.lock().memory {
-        Memory::Registered(registered) => registered,
-        _ => unreachable!("it was a moment ago"),
+    let Memory::Registered(registered) = lane.shared.lock().memory else {
+        unreachable!("it was a moment ago")
     };
     // SAFETY: as in `direct_lane`; and one byte more is only talked about.
     let (inside, across) =
