@@ -20,7 +20,8 @@ pub(super) enum Uring {}
 
 impl Uring {
     pub(super) fn new(parts: Parts) -> io::Result<Self> {
-        let Parts { storage: _, workers: _, completions: _, read_only: _ } = parts;
+        let Parts { storage, workers, completions, read_only } = parts;
+        drop((storage, workers, completions, read_only));
         Err(io::Error::new(io::ErrorKind::Unsupported, "this library was built without it"))
     }
 

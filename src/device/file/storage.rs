@@ -78,6 +78,10 @@ pub(super) struct Storage {
     pub(super) direct: Option<Direct>,
     kind: FileKind,
     /// The file system is in memory, so that even direct I/O is copying.
+    #[cfg_attr(
+        not(all(feature = "uring", target_os = "linux")),
+        expect(dead_code, reason = "threads copy in any case")
+    )]
     pub(super) in_memory: bool,
     /// It was promised that what is discarded reads as zero.
     discard_zeroes: bool,

@@ -156,7 +156,7 @@ impl Uring {
             self.shared.send();
             // In a completion's callback the next completion waits for the end of this one, or callbacks would pile up.
             if !COMPLETING.try_with(Cell::get).unwrap_or(true) {
-                self.shared.reap();
+                self.shared.reap(Who::User);
             }
             self.shared.call_reaper();
         }
@@ -175,7 +175,7 @@ impl Lane for Uring {
     }
 
     fn reap(&self) {
-        self.shared.reap();
+        self.shared.reap(Who::User);
     }
 
     fn cancel(&self) {
@@ -263,6 +263,14 @@ impl State {
     }
 }
 
+/// Who looks for completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    /// Whoever has sent something.
+    User,
+    Reaper,
+}
+
 /// What was found in the queue of completions.
 #[derive(Default)]
 struct Found {
@@ -329,9 +337,13 @@ impl Shared {
     }
 
     /// Takes what is finished and tells whoever has asked for it, until there is no more.
-    fn reap(&self) {
+    fn reap(&self, who: Who) {
         loop {
             let mut state = self.lock();
+            // What the reaper has waited for may have become the user's affair meanwhile.
+            if who == Who::Reaper && state.attended {
+                return;
+            }
             let mut found = Found { finished: mem::take(&mut state.finished), ..Found::default() };
             if !self.take_completions(&mut state, &mut found) {
                 state.finished = found.finished;
@@ -433,7 +445,7 @@ impl Shared {
                 // Then it is this one that waits.
                 while !self.lock().is_idle() {
                     self.ring.wait();
-                    self.reap();
+                    self.reap(Who::User);
                 }
             }
         }
@@ -455,7 +467,7 @@ impl Shared {
             }
             drop(state);
             self.ring.wait();
-            self.reap();
+            self.reap(Who::Reaper);
         }
     }
 }
