@@ -155,6 +155,9 @@
 // File flag: create the file if it is missing, and give an empty one its length.
 #define MIRROR_OPEN_CREATE 4
 
+// File flag: leave all work to threads, even where io_uring is to be had.
+#define MIRROR_OPEN_THREADS 8
+
 // Null device flag: reads fill their buffers with zeroes.
 #define MIRROR_NULL_READ_ZEROES 1
 
@@ -742,9 +745,16 @@ int mirror_device_new(const mirror_device_ops *ops,
 // With `MIRROR_OPEN_CREATE` a missing file is created, and an empty one gets `create_length` bytes; a file that has a
 // length keeps it. Without that flag `create_length` must be 0. Two devices that are the same file are known to be.
 //
+// Requests are carried out through io_uring where the kernel allows it, else by threads that the device starts when there
+// is something to do; `mirror_device_engine` tells. A completion callback may be called from within the call that
+// submits the request, or from a thread of the device's.
+//
 // 0, and `*out` is to be freed with `mirror_device_free`; `-errno` of the operating system; `-EOPNOTSUPP` where the
 // library was built without files.
-int mirror_device_open_file(const char *path, uint32_t flags, uint64_t create_length, mirror_device **out);
+int mirror_device_open_file(const char *path,
+                            uint32_t flags,
+                            uint64_t create_length,
+                            mirror_device **out);
 
 // Makes a device of `length` bytes in memory, all zero; pages take room when they are first written.
 //
@@ -785,6 +795,10 @@ int mirror_device_kick(mirror_device *device);
 // Fills in the device's length, which changes only when a job grows it, and its limits as they are used: a 0 that meant
 // "no limit" is replaced by the most that is ever sent. Any thread.
 int mirror_device_query(const mirror_device *device, mirror_device_limits *limits);
+
+// Stores a word for what carries out the device's requests: of a file "io_uring" or "threads"; NULL where there is no
+// choice. The word lives as long as the library. Any thread.
+int mirror_device_engine(const mirror_device *device, const char **engine);
 
 // Stores how many completions were refused so far: second ones, stale ones, and such of tokens that were never given
 // out. Any thread.

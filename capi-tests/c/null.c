@@ -14,6 +14,7 @@ int main(void) {
     mirror_job_info snapshot = {.struct_size = sizeof snapshot};
     mirror_iovec iov = {NULL, 512};
     uint64_t number;
+    const char *word;
     ops.close = NULL;
     ok(mirror_filter_new(d->device, &filter));
     ok(mirror_job_new(filter, t->device, NULL, &job));
@@ -32,6 +33,8 @@ int main(void) {
     NO(mirror_device_query(d->device, NULL));
     NO(mirror_device_refused(NULL, &number));
     NO(mirror_device_refused(d->device, NULL));
+    NO(mirror_device_engine(NULL, &word));
+    NO(mirror_device_engine(d->device, NULL));
     NO(mirror_device_same(NULL, d->device));
     NO(mirror_device_same(d->device, NULL));
     NO(mirror_filter_new(NULL, &nofilter));

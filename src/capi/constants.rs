@@ -48,6 +48,8 @@ pub const MIRROR_OPEN_READ_ONLY: u32 = 1;
 pub const MIRROR_OPEN_DIRECT: u32 = 2;
 /// File flag: create the file if it is missing, and give an empty one its length.
 pub const MIRROR_OPEN_CREATE: u32 = 4;
+/// File flag: leave all work to threads, even where io_uring is to be had.
+pub const MIRROR_OPEN_THREADS: u32 = 8;
 
 /// Null device flag: reads fill their buffers with zeroes.
 pub const MIRROR_NULL_READ_ZEROES: u32 = 1;

@@ -12,6 +12,7 @@ use crate::device::{
 };
 use crate::error::{Errno, Error, Result};
 use std::ffi::{c_char, c_int, c_void};
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -233,6 +234,10 @@ pub unsafe extern "C" fn mirror_device_new(
 /// With `MIRROR_OPEN_CREATE` a missing file is created, and an empty one gets `create_length` bytes; a file that has a
 /// length keeps it. Without that flag `create_length` must be 0. Two devices that are the same file are known to be.
 ///
+/// Requests are carried out through io_uring where the kernel allows it, else by threads that the device starts when there
+/// is something to do; `mirror_device_engine` tells. A completion callback may be called from within the call that
+/// submits the request, or from a thread of the device's.
+///
 /// 0, and `*out` is to be freed with `mirror_device_free`; `-errno` of the operating system; `-EOPNOTSUPP` where the
 /// library was built without files.
 #[unsafe(no_mangle)]
@@ -246,7 +251,8 @@ pub unsafe extern "C" fn mirror_device_open_file(
         check_pointer(out, "out")?;
         // SAFETY: the host passes NULL or a string.
         let path = unsafe { text(path, "path") }?.ok_or_else(|| Error::invalid("path is NULL"))?;
-        check_flags("flags", flags, MIRROR_OPEN_READ_ONLY | MIRROR_OPEN_DIRECT | MIRROR_OPEN_CREATE)?;
+        let known = MIRROR_OPEN_READ_ONLY | MIRROR_OPEN_DIRECT | MIRROR_OPEN_CREATE | MIRROR_OPEN_THREADS;
+        check_flags("flags", flags, known)?;
         let create = flags & MIRROR_OPEN_CREATE != 0;
         if create_length != 0 && !create {
             return Err(Error::invalid(format!(
@@ -265,6 +271,7 @@ fn open_file(path: &str, flags: u32, create: Option<u64>) -> Result<Device> {
     let options = crate::device::file::OpenOptions {
         read_only: flags & MIRROR_OPEN_READ_ONLY != 0,
         direct: flags & MIRROR_OPEN_DIRECT != 0,
+        threads: flags & MIRROR_OPEN_THREADS != 0,
         create,
         ..Default::default()
     };
@@ -390,6 +397,26 @@ pub unsafe extern "C" fn mirror_device_query(
         let output = unsafe { Output::new(limits) }?;
         // SAFETY: the host passes NULL or a handle.
         output.write(&mirror_device_limits::of(&unsafe { handle::get::<Handle>(device) }?.device));
+        Ok(())
+    })
+}
+
+/// Stores a word for what carries out the device's requests: of a file "io_uring" or "threads"; NULL where there is no
+/// choice. The word lives as long as the library. Any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_device_engine(
+    device: *const mirror_device,
+    engine: *mut *const c_char,
+) -> c_int {
+    guard::unit("mirror_device_engine", || {
+        check_pointer(engine, "engine")?;
+        // SAFETY: the host passes NULL or a handle.
+        let word = match unsafe { handle::get::<Handle>(device) }?.device.engine() {
+            Some(word) => word.as_ptr(),
+            None => ptr::null(),
+        };
+        // SAFETY: `engine` was checked.
+        unsafe { engine.write(word) };
         Ok(())
     })
 }

@@ -4,7 +4,7 @@
 //! somebody is still looking at it (`arc_swap`).
 
 use super::callback::Callback;
-use super::{Answer, Backend, Extent, Kind, Limits, Request, Token};
+use super::{Answer, Backend, Extent, Kind, Lane, Limits, Request, Token};
 use crate::error::{Errno, Error, IoResult, Result};
 use arc_swap::{ArcSwapOption, Guard};
 use std::fmt;
@@ -157,12 +157,15 @@ impl Core {
         self.reads_zero.load(Ordering::Acquire)
     }
 
-    pub(super) fn submit(&self, token: Token, request: &Request<'_>) -> Answer {
+    pub(super) fn submit(&self, token: Token, request: &Request<'_>, lane: Option<&dyn Lane>) -> Answer {
         debug_assert!(request.range.end() <= self.length() || request.kind == Kind::Truncate);
         self.note_change(request.kind);
         match request.kind {
             Kind::Discard | Kind::Flush if !self.backend.supports(request.kind) => Answer::Done(Ok(())),
-            _ => self.backend.submit(token, request),
+            _ => match lane {
+                Some(lane) => lane.submit(token, request),
+                None => self.backend.submit(token, request),
+            },
         }
     }
 
@@ -376,7 +379,7 @@ impl Completions {
     /// isn't dropped, which would cancel the request and give its buffers back.
     #[must_use]
     pub fn device(&self) -> Option<super::Device> {
-        self.0.upgrade().map(|core| super::Device { core })
+        self.0.upgrade().map(|core| super::Device { core, lane: None })
     }
 
     /// As [`Device::kick`](super::Device::kick).

@@ -31,6 +31,12 @@ impl IoVec {
         Self { base, len }
     }
 
+    /// A buffer of no bytes.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { base: ptr::null_mut(), len: 0 }
+    }
+
     /// The first byte.
     #[must_use]
     pub fn base(&self) -> *mut c_void {

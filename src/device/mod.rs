@@ -11,6 +11,7 @@ pub(crate) mod clients;
 #[cfg(all(feature = "file", unix))]
 pub mod file;
 mod iovec;
+mod lane;
 mod limits;
 mod memory;
 mod null;
@@ -26,6 +27,7 @@ pub(crate) use clients::{Client, Core as DeviceCore, Followup, Wake};
 pub use clients::{Completions, Refused};
 pub(crate) use iovec::is_aligned;
 pub use iovec::{IoVec, gather, scatter, slice_into, total};
+pub use lane::Lane;
 pub use limits::{Limits, MAX_IOV, MAX_TRANSFER, MAX_ZERO};
 pub use memory::Memory;
 pub use null::{Null, NullOptions};
@@ -35,6 +37,7 @@ pub use token::Token;
 use crate::error::{IoResult, Result};
 use crate::range::ByteRange;
 use clients::Core;
+use std::ffi::CStr;
 use std::fmt;
 use std::sync::Arc;
 
@@ -172,6 +175,18 @@ pub trait Backend: Send + Sync {
     /// Hurries what is in flight: the job that it belongs to is being cancelled.
     fn cancel(&self) {}
 
+    /// A lane for a user who sends many requests at a time, most of them with buffers in `memory`, which stays where
+    /// it is for as long as the lane is used. `None`, as by default, if it would be no better than [`Backend::submit`].
+    fn lane(&self, memory: IoVec) -> Option<Box<dyn Lane>> {
+        let _ = memory;
+        None
+    }
+
+    /// What carries out its requests, in a word, if there is a choice.
+    fn engine(&self) -> Option<&'static CStr> {
+        None
+    }
+
     /// What names the storage behind this backend, so that two handles to the same file are seen to be the same:
     /// a file's device and inode number.
     fn identity(&self) -> Option<(u64, u64)> {
@@ -184,6 +199,8 @@ pub trait Backend: Send + Sync {
 /// Threads: every method from any thread.
 #[derive(Clone)]
 pub struct Device {
+    /// What is submitted with this handle goes this way. It is dropped before the device.
+    lane: Option<Arc<dyn Lane>>,
     core: Arc<Core>,
 }
 
@@ -197,7 +214,7 @@ impl Device {
         make: impl FnOnce(Completions) -> Result<B>,
     ) -> Result<Self> {
         let limits = limits.checked()?;
-        Ok(Self { core: Core::new(length, limits, make)? })
+        Ok(Self { core: Core::new(length, limits, make)?, lane: None })
     }
 
     /// A device in memory, all zero.
@@ -280,9 +297,30 @@ impl Device {
         &self.core
     }
 
+    /// What carries out the device's requests, in a word, if there is a choice: of a file `"io_uring"` or `"threads"`.
+    #[must_use]
+    pub fn engine(&self) -> Option<&'static CStr> {
+        self.core.backend().engine()
+    }
+
+    /// Another handle, which has a lane of its own if the device has lanes; see [`Backend::lane`].
+    pub(crate) fn with_lane(&self, memory: IoVec) -> Self {
+        Self { core: Arc::clone(&self.core), lane: self.core.backend().lane(memory).map(Arc::from) }
+    }
+
+    /// Another handle, which has no lane: for whoever doesn't send and reap.
+    pub(crate) fn without_lane(&self) -> Self {
+        Self { core: Arc::clone(&self.core), lane: None }
+    }
+
+    /// The handle's own lane.
+    pub(crate) fn lane(&self) -> Option<&(dyn Lane + 'static)> {
+        self.lane.as_deref()
+    }
+
     /// Offers a request to the backend. Hints that the device doesn't know are skipped (SPEC D-1).
     pub(crate) fn submit(&self, token: Token, request: &Request<'_>) -> Answer {
-        self.core.submit(token, request)
+        self.core.submit(token, request, self.lane())
     }
 
     pub(crate) fn poll(&self) {
@@ -290,6 +328,9 @@ impl Device {
     }
 
     pub(crate) fn cancel(&self) {
+        if let Some(lane) = self.lane() {
+            lane.cancel();
+        }
         self.core.backend().cancel();
     }
 }

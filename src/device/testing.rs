@@ -15,7 +15,7 @@ const ALIGNMENT: usize = 4096;
 
 /// A seat at a device. Panics where a test has gone wrong.
 pub(crate) struct TestClient {
-    device: Option<Device>,
+    device: Mutex<Option<Device>>,
     seat: Arc<Seat>,
     segment: usize,
 }
@@ -67,7 +67,7 @@ impl TestClient {
             .collect();
         let seat = Arc::new(Seat { index, slots, enough: AtomicUsize::new(usize::MAX) });
         place.take(Arc::clone(&seat) as Arc<dyn Client>);
-        Self { device: Some(device.clone()), seat, segment: usize::MAX }
+        Self { device: Mutex::new(Some(device.clone())), seat, segment: usize::MAX }
     }
 
     /// The same client, whose buffers are cut into pieces of this many bytes.
@@ -145,11 +145,12 @@ impl TestClient {
         bytes: &[u8],
         then: Option<Box<dyn FnOnce() + Send>>,
     ) -> Sent {
+        let device = self.device();
         let (slot, iov) = self.prepare(kind, range, bytes, then);
         let state = &self.seat.slots[slot].state;
         let token = Token::new(self.seat.index, slot as u16, state.open());
         let request = Request { kind, range, flags, iov: &iov };
-        match self.device().submit(token, &request) {
+        match device.submit(token, &request) {
             Answer::Done(result) => {
                 assert!(state.claim(token.generation()), "an inline answer is the only one");
                 self.seat.slots[slot].finish(result).run();
@@ -204,13 +205,27 @@ impl TestClient {
         }
     }
 
-    /// Lets go of the device; only [`TestClient::wait`] makes sense from now on.
-    pub(crate) fn release(&mut self) {
-        self.device = None;
+    /// Whether it was completed.
+    pub(crate) fn is_done(&self, sent: &Sent) -> bool {
+        self.seat.slots[sent.slot].lock().result.is_some()
     }
 
-    fn device(&self) -> &Device {
-        self.device.as_ref().expect("not released")
+    /// Lets go of the device; only [`TestClient::wait`] makes sense from now on.
+    pub(crate) fn release(&self) {
+        let device = self.device.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(device);
+    }
+
+    /// Lets go of the device as soon as a request was sent to it.
+    pub(crate) fn release_when_used(&self) {
+        while !self.seat.slots.iter().any(|slot| slot.lock().taken) {
+            std::thread::yield_now();
+        }
+        self.release();
+    }
+
+    fn device(&self) -> Device {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner).clone().expect("not released")
     }
 }
 
@@ -221,7 +236,7 @@ impl Drop for TestClient {
                 drop(slot.wait());
             }
         }
-        if let Some(device) = &self.device {
+        if let Some(device) = &*self.device.lock().unwrap_or_else(PoisonError::into_inner) {
             device.core().unseat(self.seat.index);
         }
     }

@@ -23,6 +23,12 @@ impl Buffers {
         Ok(Self { memory, chunk })
     }
 
+    /// All of them.
+    pub(super) fn whole(&self) -> IoVec {
+        // SAFETY: it is only looked at; requests get their buffers by `lend`.
+        unsafe { self.memory.lend(0, self.memory.len()) }
+    }
+
     /// Appends the buffers of a part of an operation that has these segments; says how many bytes they hold.
     pub(super) fn lend(
         &self,

@@ -15,8 +15,8 @@ use super::requests::slot_of;
 use super::{Link, Shared};
 use crate::clock::Nanos;
 use crate::device::{
-    AlignedBuffer, Answer, Device, Extent, IoVec, Kind, Limits, Request, Token, is_aligned, most_zeroes,
-    slice_into, zeroes,
+    AlignedBuffer, Answer, Device, Extent, IoVec, Kind, Lane, Limits, Request, Token, is_aligned,
+    most_zeroes, slice_into, zeroes,
 };
 use crate::engine::{Data, Engine, GuestId, GuestKind, GuestRequest, OpId, Order, Segment, Side, Submit};
 use crate::error::{Errno, IoResult, Result};
@@ -74,6 +74,8 @@ pub(super) struct Driver {
     parts: Vec<Option<Part>>,
     /// The request that a device is just being offered: if it panics, nobody will complete that.
     offering: Option<u16>,
+    /// Something was submitted since lanes were last told to send.
+    submitted: bool,
     /// Requests that wait for room, by side.
     again: [VecDeque<u16>; 2],
     /// Which guest request is in which state, by its number; for giving them all back if the engine fails.
@@ -117,6 +119,7 @@ impl Driver {
             now: Nanos(0),
             parts: Vec::new(),
             offering: None,
+            submitted: false,
             again: [VecDeque::new(), VecDeque::new()],
             guests: Vec::new(),
             detect_zeroes: engine.settings().options.detect_zeroes && target.supports(Kind::Zero),
@@ -135,6 +138,11 @@ impl Driver {
         })
     }
 
+    /// The copy buffers as a whole.
+    pub(super) fn memory(&self) -> IoVec {
+        self.buffers.as_ref().map_or(IoVec::none(), Buffers::whole)
+    }
+
     /// Drives until there is nothing to do or the budget is used up.
     pub(super) fn drive(&mut self, shared: &Shared) -> Outlook {
         self.offer_again(shared);
@@ -146,6 +154,11 @@ impl Driver {
             self.collect(shared);
             outlook = self.think(shared);
             let acted = self.act(shared);
+            if std::mem::take(&mut self.submitted) {
+                shared.each_lane(Lane::send);
+                // Some of it may be finished already.
+                shared.each_lane(Lane::reap);
+            }
             let more = outlook.busy || acted || !self.finished.is_empty() || shared.requests.any_completed();
             outlook.busy = more;
             if !more {
@@ -160,6 +173,7 @@ impl Driver {
 
     /// Takes completions from the list; a request with steps left goes on.
     fn collect(&mut self, shared: &Shared) {
+        shared.each_lane(Lane::reap);
         shared.requests.take_completed(&mut self.completed);
         let any = !self.completed.is_empty();
         self.completed.reverse();
@@ -503,6 +517,7 @@ impl Driver {
             let generation = state.open();
             let token = Token::new(link.client, slot, link.base.wrapping_add(generation));
             self.offering = Some(slot);
+            self.submitted = true;
             let answer = device.submit(token, &request);
             self.offering = None;
             let result = match answer {

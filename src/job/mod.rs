@@ -24,7 +24,7 @@ mod turns;
 use crate::bitmap::Tracking;
 use crate::clock::Nanos;
 use crate::device::clients::TargetClaim;
-use crate::device::{Device, Kind, Limits, Wake};
+use crate::device::{Device, Kind, Lane, Limits, Wake};
 use crate::engine::{BackingMode, CopyMode, Engine, Event, Info, Options, Side, SideInfo, Sync};
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::filter::{Carrier, Claim, Core as FilterCore, Filter, Hooks, Traffic};
@@ -112,6 +112,7 @@ struct Link {
     device: Mutex<Option<Device>>,
     limits: Limits,
     zero: bool,
+    has_lane: bool,
     client: u8,
     base: u64,
 }
@@ -144,6 +145,8 @@ struct Shared {
     signal: Signal,
     prepare: Mutex<Option<Arc<PrepareHook>>>,
     inline: AtomicBool,
+    /// A host that watches the descriptor needs nobody else to look for completions.
+    attendable: bool,
     /// The filter marks or carries writes for this job.
     hooked: AtomicBool,
     /// The filter is plain again.
@@ -217,7 +220,9 @@ impl Job {
         let engine = Engine::new(name.as_str().to_owned(), settings, side_info(&source), side_info(target))?;
         let driver = Driver::new(&engine, &source, target)?;
         let core = Arc::clone(filter.core());
-        let shared = Shared::seat(&source, target, |links| Shared {
+        let [source, target] = [&source, target].map(|device| device.with_lane(driver.memory()));
+        let attendable = !inline && wake.is_none();
+        let shared = Shared::seat(&source, &target, |links| Shared {
             tracking: Arc::clone(engine.tracking()),
             engine: Mutex::new(engine),
             turns: Turns::new(driver),
@@ -233,6 +238,7 @@ impl Job {
             signal: Signal::new(wake.map(Arc::from)),
             prepare: Mutex::new(prepare.map(Arc::new)),
             inline: AtomicBool::new(inline),
+            attendable,
             hooked: AtomicBool::new(true),
             released: Latch::default(),
             target_claim: Mutex::new(Some(target_claim)),
@@ -289,9 +295,21 @@ impl Job {
 
     /// A descriptor that is readable when the job is worth polling. It is the job's; don't read, write or close it.
     ///
+    /// Whoever has asked for it, and gave no wake hook, is taken to wait for it: what files have finished is then left
+    /// to the next poll, without a thread that looks for it meanwhile.
+    ///
     /// `EOPNOTSUPP` where there is no eventfd: use the wake hook.
     pub fn fd(&self) -> Result<i32> {
-        self.shared.signal.fd()
+        let shared = &self.shared;
+        let mut lanes = [None; 2];
+        for (lane, link) in lanes.iter_mut().zip(&shared.links) {
+            *lane = link.device().and_then(|device| device.lane().and_then(Lane::descriptor));
+        }
+        let fd = shared.signal.fd(lanes)?;
+        if shared.attendable {
+            shared.each_lane(|lane| lane.set_attended(true));
+        }
+        Ok(fd)
     }
 
     /// Stops starting background operations; the state is paused or standby once none is in flight (SPEC P-1).
@@ -392,6 +410,7 @@ impl Drop for Job {
         let shared = &self.shared;
         shared.orphan.store(true, Ordering::SeqCst);
         shared.inline.store(true, Ordering::SeqCst);
+        shared.each_lane(|lane| lane.set_attended(false));
         shared.signal.forget_host();
         drop(take(&shared.prepare));
         // Refused where it is over, or being switched: then it ends by itself.
@@ -479,6 +498,7 @@ impl Shared {
             device: Mutex::new(Some(device.clone())),
             limits: *device.limits(),
             zero: device.supports(Kind::Zero),
+            has_lane: device.lane().is_some(),
             client: place.client(),
             base: place.base(),
         };
@@ -493,6 +513,15 @@ impl Shared {
 
     fn engine(&self) -> MutexGuard<'_, Engine> {
         lock(&self.engine)
+    }
+
+    /// The lanes that the job has at its devices.
+    fn each_lane(&self, act: impl Fn(&(dyn Lane + 'static))) {
+        for link in self.links.iter().filter(|link| link.has_lane) {
+            if let Some(device) = link.device() {
+                device.lane().into_iter().for_each(&act);
+            }
+        }
     }
 
     /// There is news. Who drives the job sees it; if nobody does, it is driven here if that is wanted, else the
@@ -582,6 +611,11 @@ impl Shared {
         self.release_filter();
         self.concluded.store(true, Ordering::SeqCst);
         driver.give_up(self);
+        // What was on its way comes back, though nobody may poll any more.
+        self.each_lane(|lane| {
+            lane.send();
+            lane.set_attended(false);
+        });
         self.turn_away_inbox();
         self.unclaim();
         self.leave_filters();
@@ -633,7 +667,7 @@ impl Shared {
 
     /// Switches the filter, or the one that is replaced, to the target and lets its guests go on there.
     fn pivot(&self) -> Result<()> {
-        let target = self.links[Side::Target as usize].device().ok_or(Errno::ENODEV)?;
+        let target = self.links[Side::Target as usize].device().ok_or(Errno::ENODEV)?.without_lane();
         match self.replaced() {
             Some(other) => other.core().pivot(&target)?,
             None => self.filter.pivot(&target)?,

@@ -16,11 +16,15 @@ pub(super) struct Signal {
     hook: Mutex<Option<WakeHook>>,
 }
 
-/// The descriptor, once somebody has asked for it. Readable exactly while the flag is up.
+/// The descriptor, once somebody has asked for it. Readable exactly while the flag is up, or one of the descriptors that
+/// it was put together with is.
 #[derive(Default)]
 struct Descriptor {
     #[cfg(target_os = "linux")]
     event: Option<EventFd>,
+    /// Stands for the event and for others.
+    #[cfg(target_os = "linux")]
+    any: Option<EpollFd>,
 }
 
 impl Descriptor {
@@ -43,7 +47,10 @@ impl Descriptor {
     }
 
     #[cfg(target_os = "linux")]
-    fn number(&mut self, raised: &AtomicBool) -> Result<i32> {
+    fn number(&mut self, raised: &AtomicBool, others: [Option<i32>; 2]) -> Result<i32> {
+        if let Some(any) = &self.any {
+            return Ok(any.number());
+        }
         let event = match self.event.take() {
             Some(event) => event,
             None => {
@@ -56,7 +63,11 @@ impl Descriptor {
         };
         let number = event.number();
         self.event = Some(event);
-        Ok(number)
+        if others == [None; 2] {
+            return Ok(number);
+        }
+        let any = EpollFd::new(others.into_iter().flatten().chain([number]))?;
+        Ok(self.any.insert(any).number())
     }
 }
 
@@ -97,14 +108,15 @@ impl Signal {
         drop(hook);
     }
 
-    /// A descriptor that is readable while there is news.
+    /// A descriptor that is readable while there is news, or one of these is; which those are is settled by the first
+    /// call.
     #[cfg(target_os = "linux")]
-    pub(super) fn fd(&self) -> Result<i32> {
-        self.descriptor().number(&self.raised)
+    pub(super) fn fd(&self, others: [Option<i32>; 2]) -> Result<i32> {
+        self.descriptor().number(&self.raised, others)
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn fd(&self) -> Result<i32> {
+    pub(super) fn fd(&self, _: [Option<i32>; 2]) -> Result<i32> {
         Err(Error::new(Errno::EOPNOTSUPP, "there is no eventfd on this system: use the wake hook"))
     }
 
@@ -118,9 +130,9 @@ impl Signal {
 }
 
 #[cfg(all(target_os = "linux", not(loom)))]
-use event_fd::EventFd;
+use event_fd::{EpollFd, EventFd};
 #[cfg(all(target_os = "linux", loom))]
-use model::EventFd;
+use model::{EpollFd, EventFd};
 
 #[cfg(target_os = "linux")]
 mod event_fd {
@@ -137,11 +149,7 @@ mod event_fd {
             // SAFETY: no memory is involved.
             let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
             if fd < 0 {
-                let errno = std::io::Error::last_os_error().raw_os_error().and_then(Errno::from_number);
-                return Err(Error::new(
-                    errno.unwrap_or(Errno::EIO),
-                    "no descriptor for waking the host can be had",
-                ));
+                return Err(no_descriptor());
             }
             // SAFETY: just opened, and owned by nobody else.
             Ok(Self(unsafe { File::from_raw_fd(fd) }))
@@ -161,6 +169,39 @@ mod event_fd {
             let _ = (&self.0).read(&mut [0; 8]);
         }
     }
+
+    /// Linux's set of descriptors, itself a descriptor that is readable while one of them is.
+    pub(super) struct EpollFd(File);
+
+    impl EpollFd {
+        pub(super) fn new(descriptors: impl Iterator<Item = i32>) -> Result<Self> {
+            // SAFETY: no memory is involved.
+            let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+            if fd < 0 {
+                return Err(no_descriptor());
+            }
+            // SAFETY: just opened, and owned by nobody else.
+            let set = Self(unsafe { File::from_raw_fd(fd) });
+            for descriptor in descriptors {
+                let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+                // SAFETY: one structure, which is read.
+                let answer = unsafe { libc::epoll_ctl(fd, libc::EPOLL_CTL_ADD, descriptor, &raw mut event) };
+                if answer < 0 {
+                    return Err(no_descriptor());
+                }
+            }
+            Ok(set)
+        }
+
+        pub(super) fn number(&self) -> i32 {
+            self.0.as_raw_fd()
+        }
+    }
+
+    fn no_descriptor() -> Error {
+        let errno = std::io::Error::last_os_error().raw_os_error().and_then(Errno::from_number);
+        Error::new(errno.unwrap_or(Errno::EIO), "no descriptor for waking the host can be had")
+    }
 }
 
 #[cfg(all(test, target_os = "linux", not(loom)))]
@@ -177,9 +218,9 @@ mod tests {
     fn the_descriptor_is_readable_exactly_while_there_is_news() {
         let signal = Signal::new(None);
         signal.raise();
-        let fd = signal.fd().expect("a descriptor");
+        let fd = signal.fd([None; 2]).expect("a descriptor");
         assert!(is_readable(fd), "there was news before anybody asked for it");
-        assert_eq!(signal.fd().expect("the same"), fd);
+        assert_eq!(signal.fd([None; 2]).expect("the same"), fd);
         signal.lower();
         assert!(!is_readable(fd));
         signal.raise();
@@ -215,12 +256,25 @@ mod model {
         }
     }
 
+    /// Is not part of the model.
+    pub(super) struct EpollFd;
+
+    impl EpollFd {
+        pub(super) fn new(_: impl Iterator<Item = i32>) -> Result<Self> {
+            Ok(Self)
+        }
+
+        pub(super) fn number(&self) -> i32 {
+            0
+        }
+    }
+
     #[cfg(test)]
     #[test]
     fn descriptor_and_flag_say_the_same_whoever_changes_them_at_once() {
         loom::model(|| {
             let signal = loom::sync::Arc::new(Signal::new(None));
-            signal.fd().unwrap();
+            signal.fd([None; 2]).unwrap();
             let host = {
                 let signal = signal.clone();
                 loom::thread::spawn(move || signal.lower())
@@ -232,7 +286,7 @@ mod model {
             signal.raise();
             host.join().unwrap();
             news.join().unwrap();
-            let readable = signal.fd().unwrap() == 1;
+            let readable = signal.fd([None; 2]).unwrap() == 1;
             assert_eq!(readable, signal.raised.load(Ordering::SeqCst));
         });
     }

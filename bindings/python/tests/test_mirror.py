@@ -192,6 +192,23 @@ class Failures(unittest.TestCase):
                 self.assertIn(option, str(caught.exception))
             b.Job(disk, target).close()
 
+    def test_files_on_threads(self):
+        with tempfile.TemporaryDirectory() as folder:
+            old, new = Path(folder) / "old", Path(folder) / "new"
+            old.write_bytes(pattern(MIB))
+            for threads in (True, False):
+                with b.FileDevice(old, threads=threads) as source, b.FileDevice(new, create=MIB, threads=threads) as target:
+                    self.assertIn(source.engine, ("threads",) if threads else ("threads", "io_uring"))
+                    self.assertEqual(source.engine, target.engine)
+                    with b.Filter(source) as disk, b.Job(disk, target) as job:
+                        job.start()
+                        job.run(until="ready", timeout=60)
+                        self.assertEqual(disk.read(0, MIB), pattern(MIB))
+                self.assertEqual(new.read_bytes(), pattern(MIB))
+                new.unlink()
+        with b.MemoryDevice(MIB) as memory:
+            self.assertIsNone(memory.engine)
+
     def test_files_that_make_no_sense(self):
         with tempfile.TemporaryDirectory() as folder:
             for path, code in [(Path(folder) / "missing", errno.ENOENT), (folder, errno.EINVAL)]:

@@ -106,7 +106,7 @@ fn copy(source: &Path, target: &Path, direct: bool) -> Result<(), Failure> {
     let filter = Filter::new(&file::open(source, &file::OpenOptions { read_only: true, ..open })?)?;
     let target = file::open(target, &open)?;
     let options = Options { auto_complete: true, auto_dismiss: false, ..Options::default() };
-    let job_options = JobOptions { options, wake: Some(wake_hook()), ..JobOptions::default() };
+    let job_options = JobOptions { options, wake: wake_hook(), ..JobOptions::default() };
     let job = Job::new(&filter, &target, job_options)?;
     job.start()?;
     let look = |_: &Job| -> Outcome<ControlFlow<()>> { Ok(ControlFlow::Continue(())) };

@@ -69,8 +69,7 @@ pub(super) fn play(arguments: &Arguments, image: Image, directory: &Path) -> Res
 fn start_job(filter: &Filter, target: &Device, arguments: &Arguments) -> Result<Job, Failure> {
     let options =
         Options { id: Some("demo".to_owned()), copy_mode: arguments.copy_mode.into(), ..Options::default() };
-    let job =
-        Job::new(filter, target, JobOptions { options, wake: Some(wake_hook()), ..JobOptions::default() })?;
+    let job = Job::new(filter, target, JobOptions { options, wake: wake_hook(), ..JobOptions::default() })?;
     job.start()?;
     Ok(job)
 }

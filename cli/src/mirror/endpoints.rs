@@ -19,6 +19,7 @@ impl Endpoints {
         must_exist(&arguments.source, "there is nothing to copy")?;
         let open = file::OpenOptions {
             direct: arguments.direct,
+            threads: arguments.threads,
             workers: workers(arguments.in_flight),
             ..file::OpenOptions::default()
         };

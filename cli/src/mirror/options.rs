@@ -42,6 +42,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     pub(crate) direct: bool,
 
+    /// Leave the work to threads, even where io_uring is to be had
+    #[arg(long)]
+    pub(crate) threads: bool,
+
     /// Read both again afterwards and compare
     #[arg(long)]
     verify: bool,

@@ -32,8 +32,7 @@ pub(super) struct Outcome {
 pub(super) fn copy(endpoints: &Endpoints, arguments: &Arguments) -> Result<Outcome, Failure> {
     // Nobody else uses the filter, but the job keeps it to what both devices can take.
     let filter = Filter::with_alignment(&endpoints.source, endpoints.request_alignment())?;
-    let options =
-        JobOptions { options: arguments.options(), wake: Some(wake_hook()), ..JobOptions::default() };
+    let options = JobOptions { options: arguments.options(), wake: wake_hook(), ..JobOptions::default() };
     let job = Job::new(&filter, &endpoints.target, options)?;
     let begin = Instant::now();
     job.start()?;

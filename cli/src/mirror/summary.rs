@@ -5,6 +5,7 @@ use super::options::Arguments;
 use super::run::Outcome;
 use crate::failure::Failure;
 use crate::size::Size;
+use blkmirror::device::Device;
 use blkmirror::engine::Counter;
 use serde::Serialize;
 use std::fmt;
@@ -23,6 +24,9 @@ pub(super) enum Verified {
 pub(super) struct Summary {
     source: String,
     target: String,
+    /// What carried out their requests: `io_uring` or `threads`.
+    source_engine: Option<&'static str>,
+    target_engine: Option<&'static str>,
     /// `ok`, `failed` or `cancelled`.
     result: &'static str,
     /// The message that standard error has too.
@@ -88,6 +92,8 @@ impl Summary {
         Self {
             source: arguments.source.display().to_string(),
             target: arguments.target.display().to_string(),
+            source_engine: engine(&endpoints.source),
+            target_engine: engine(&endpoints.target),
             result: match failure {
                 None => "ok",
                 Some(Failure::Interrupted(_)) => "cancelled",
@@ -118,6 +124,10 @@ impl Summary {
     pub(super) fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("it is made of strings and numbers")
     }
+}
+
+fn engine(device: &Device) -> Option<&'static str> {
+    device.engine().and_then(|word| word.to_str().ok())
 }
 
 impl fmt::Display for Summary {

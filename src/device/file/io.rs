@@ -80,7 +80,7 @@ fn transfer(
 }
 
 /// Takes the first `moved` bytes off the buffers.
-fn advance(iov: &mut [IoVec], mut moved: usize) {
+pub(super) fn advance(iov: &mut [IoVec], mut moved: usize) {
     for buffer in iov {
         let part = moved.min(buffer.len());
         *buffer = buffer.slice(part, usize::MAX);
@@ -236,6 +236,27 @@ pub(super) fn logical_block(file: &File) -> Option<u32> {
     {
         let _ = file;
         None
+    }
+}
+
+/// Whether the file lies in a file system that has no disk.
+pub(super) fn is_in_memory(file: &File) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        /// `ramfs`, which the C library has no name for.
+        const RAMFS_MAGIC: i128 = 0x8584_58f6;
+        // SAFETY: a `statfs` is numbers, for which zero is a value.
+        let mut told: libc::statfs = unsafe { std::mem::zeroed() };
+        // SAFETY: the result has room for a `statfs`, and the descriptor is open.
+        let answer = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut told) };
+        // Wide enough for the type that it has on any architecture.
+        let found = i128::from(told.f_type);
+        answer == 0 && (found == i128::from(libc::TMPFS_MAGIC) || found == RAMFS_MAGIC)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        false
     }
 }
 

@@ -11,8 +11,9 @@
 //! tried again, and the next best method takes its place, writing zeroes in the end.
 
 use super::aligned::AlignedBuffer;
+use super::extents::DataMap;
 use super::io;
-use crate::device::{Extent, ExtentFlags, Flags, IoVec, Kind, Request, gather, scatter};
+use crate::device::{Extent, Flags, IoVec, Kind, Request, gather, scatter};
 use crate::error::{Errno, IoResult};
 use crate::range::ByteRange;
 use std::fs::File;
@@ -27,10 +28,10 @@ const PIECE: usize = 1 << 20;
 /// A request of which nothing belongs to the caller any more, but for the memory of its buffers.
 #[derive(Debug)]
 pub(super) struct Operation {
-    kind: Kind,
-    range: ByteRange,
-    flags: Flags,
-    iov: Vec<IoVec>,
+    pub(super) kind: Kind,
+    pub(super) range: ByteRange,
+    pub(super) flags: Flags,
+    pub(super) iov: Vec<IoVec>,
 }
 
 impl Operation {
@@ -73,13 +74,20 @@ pub(super) struct Direct {
 #[derive(Debug)]
 pub(super) struct Storage {
     /// Goes through the page cache; also for what carries no data.
-    file: File,
-    direct: Option<Direct>,
+    pub(super) file: File,
+    pub(super) direct: Option<Direct>,
     kind: FileKind,
+    /// The file system is in memory, so that even direct I/O is copying.
+    #[cfg_attr(
+        not(all(feature = "uring", target_os = "linux")),
+        expect(dead_code, reason = "threads copy in any case")
+    )]
+    pub(super) in_memory: bool,
     /// It was promised that what is discarded reads as zero.
     discard_zeroes: bool,
     zeroes: AlignedBuffer,
-    methods: Methods,
+    pub(super) methods: Methods,
+    pub(super) data_map: DataMap,
 }
 
 impl Storage {
@@ -91,6 +99,7 @@ impl Storage {
         discard_zeroes: bool,
     ) -> Result<Self, Errno> {
         Ok(Self {
+            in_memory: io::is_in_memory(&file),
             file,
             direct,
             kind,
@@ -98,6 +107,7 @@ impl Storage {
             // So aligned, it suits any memory alignment that a device may have.
             zeroes: AlignedBuffer::new(ZEROES, ZEROES)?,
             methods: Methods::default(),
+            data_map: DataMap::default(),
         })
     }
 
@@ -112,17 +122,21 @@ impl Storage {
         operation: &mut Operation,
         report: &mut dyn FnMut(Extent) -> bool,
     ) -> IoResult {
-        let Operation { range, flags, .. } = *operation;
+        let Operation { kind, range, flags, .. } = *operation;
         let iov = &mut operation.iov;
-        match operation.kind {
+        let result = match kind {
             Kind::Read => self.read(range, iov),
             Kind::Write => self.write(range, iov, flags.fua),
             Kind::Zero => self.zero(range, flags.may_unmap, iov).and_then(|()| self.flush_if(flags.fua)),
             Kind::Discard => self.discard(range, iov).and_then(|()| self.flush_if(flags.fua)),
             Kind::Flush => io::flush(&self.file),
-            Kind::Extents => self.extents(range, report),
+            Kind::Extents => self.data_map.extents(&self.file, range, report),
             Kind::Truncate => io::truncate(&self.file, range.end()),
+        };
+        if matches!(kind, Kind::Zero | Kind::Discard | Kind::Truncate) {
+            self.data_map.forget();
         }
+        result
     }
 
     fn read(&self, range: ByteRange, iov: &mut [IoVec]) -> IoResult {
@@ -166,7 +180,7 @@ impl Storage {
         })
     }
 
-    fn route(&self, range: ByteRange, iov: &[IoVec]) -> Route<'_> {
+    pub(super) fn route(&self, range: ByteRange, iov: &[IoVec]) -> Route<'_> {
         match &self.direct {
             Some(direct) if range.is_aligned(u64::from(direct.offset_alignment)) => {
                 if iov.iter().all(|buffer| direct.takes(buffer)) {
@@ -228,46 +242,10 @@ impl Storage {
     fn flush_if(&self, wanted: bool) -> IoResult {
         if wanted { io::flush(&self.file) } else { Ok(()) }
     }
-
-    /// Tells what the range holds, for as long as `report` wants more.
-    fn extents(&self, range: ByteRange, report: &mut dyn FnMut(Extent) -> bool) -> IoResult {
-        let mut tell = |length: u64, flags: ExtentFlags| length == 0 || report(Extent { length, flags });
-        let mut at = range.offset();
-        while at < range.end() {
-            let data = match io::next_data(&self.file, at) {
-                Ok(Some(data)) => data.min(range.end()),
-                Ok(None) => self.end_of_holes(range)?,
-                Err(errno) if errno == Errno::EINVAL || io::is_unsupported(errno) => {
-                    tell(range.end() - at, ExtentFlags::DATA);
-                    break;
-                }
-                Err(errno) => return Err(errno),
-            };
-            if !tell(data - at, ExtentFlags::HOLE) || data == range.end() {
-                break;
-            }
-            // A hole may be punched right here meanwhile; one byte at least keeps this loop moving.
-            let hole = io::next_hole(&self.file, data)?.max(data + 1).min(range.end());
-            if !tell(hole - data, ExtentFlags::DATA) {
-                break;
-            }
-            at = hole;
-        }
-        Ok(())
-    }
-
-    /// There is no data any more: because there is a hole, not because the file has shrunk below the range.
-    fn end_of_holes(&self, range: ByteRange) -> Result<u64, Errno> {
-        let length = self.file.metadata().map_err(|error| io::errno_of(&error))?.len();
-        if length < range.end() {
-            return Err(Errno::EIO);
-        }
-        Ok(range.end())
-    }
 }
 
 /// How the data of a request travels.
-enum Route<'a> {
+pub(super) enum Route<'a> {
     /// Straight between the request's buffers and this descriptor.
     Through(&'a File),
     /// Through an aligned buffer.
@@ -288,24 +266,28 @@ impl Direct {
 
 /// What is known of the methods that not every file has.
 #[derive(Debug, Default)]
-struct Methods {
-    punch: Method,
-    zero_range: Method,
-    write_durably: Method,
+pub(super) struct Methods {
+    pub(super) punch: Method,
+    pub(super) zero_range: Method,
+    pub(super) write_durably: Method,
     discard_blocks: Method,
 }
 
 /// A method that is tried until it turns out to be missing.
 #[derive(Debug, Default)]
-struct Method {
+pub(super) struct Method {
     missing: AtomicBool,
 }
 
 impl Method {
+    pub(super) fn is_missing(&self) -> bool {
+        self.missing.load(Ordering::Relaxed)
+    }
+
     /// The outcome, or `None` if the method is missing or doesn't suit this request (a block device refuses
     /// what isn't aligned to its blocks): something else must be done then.
     fn attempt(&self, call: impl FnOnce() -> IoResult) -> Option<IoResult> {
-        if self.missing.load(Ordering::Relaxed) {
+        if self.is_missing() {
             return None;
         }
         match call() {
@@ -354,35 +336,6 @@ mod tests {
 
     fn range(start: u64, end: u64) -> ByteRange {
         ByteRange::between(start, end)
-    }
-
-    /// `/proc/self/mem` is a file whose `lseek` knows no data and holes.
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn without_data_and_holes_everything_is_data() {
-        let storage = storage(File::open("/proc/self/mem").expect("is readable"), false);
-        let mut told = Vec::new();
-        let result = storage.extents(range(4096, 1 << 20), &mut |extent| {
-            told.push(extent);
-            true
-        });
-        assert_eq!(result, Ok(()));
-        let length = (1 << 20) - 4096;
-        let flags = ExtentFlags::DATA;
-        assert_eq!(told, [Extent { length, flags }]);
-    }
-
-    #[test]
-    fn extents_stop_when_nobody_wants_them() {
-        let file = tempfile::tempfile().expect("a temporary file");
-        file.set_len(1 << 20).expect("grows");
-        std::os::unix::fs::FileExt::write_all_at(&file, &[1; 4096], 512 << 10).expect("writes");
-        let mut told = Vec::new();
-        let result = storage(file, false).extents(range(0, 1 << 20), &mut |extent| {
-            told.push(extent);
-            false
-        });
-        assert_eq!((result, told.len()), (Ok(()), 1));
     }
 
     #[test]

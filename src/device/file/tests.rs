@@ -29,8 +29,8 @@ fn scratch(content: &[u8]) -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-fn open_default(path: &Path) -> Device {
-    open(path, &OpenOptions::default()).expect("opens")
+fn open_at(path: &Path, base: OpenOptions) -> Device {
+    open(path, &base).expect("opens")
 }
 
 fn range(offset: u64, length: u64) -> ByteRange {
@@ -58,8 +58,8 @@ fn run(program: &str, arguments: &[&OsStr]) -> String {
 }
 
 /// A file opened for direct I/O; if where temporary files are there is none, that is said.
-fn open_direct(path: &Path) -> Option<Device> {
-    let options = OpenOptions { direct: true, ..OpenOptions::default() };
+fn open_direct(path: &Path, base: OpenOptions) -> Option<Device> {
+    let options = OpenOptions { direct: true, ..base };
     match open(path, &options) {
         Err(error) if error.message().contains("direct") => {
             eprintln!("NOT TESTED: {error}; set TMPDIR to a file system that does");
@@ -73,17 +73,16 @@ fn open_direct(path: &Path) -> Option<Device> {
 fn open_without_methods(path: &Path, options: &OpenOptions) -> Device {
     let opened = open::open(path, options).expect("opens");
     opened.storage.forget_methods();
-    device(opened, options.workers).expect("a device")
+    device(opened, options).expect("a device")
 }
 
-#[test]
-fn what_can_not_be_opened_says_why() {
+fn what_can_not_be_opened_says_why(base: OpenOptions) {
     let (dir, _) = scratch(&[]);
     let pipe = dir.path().join("pipe");
     run("mkfifo", &[pipe.as_os_str()]);
     let socket = dir.path().join("socket");
     let _listener = UnixListener::bind(&socket).expect("a socket");
-    let writing = OpenOptions::default();
+    let writing = base;
     let reading = OpenOptions { read_only: true, ..writing };
     let creating = OpenOptions { create: Some(MIB), ..writing };
     let at = |name: &str| dir.path().join(name);
@@ -105,9 +104,8 @@ fn what_can_not_be_opened_says_why() {
 }
 
 #[cfg(target_os = "linux")]
-#[test]
-fn the_kernels_own_files_refuse_to_be_written_or_bypassed() {
-    let writing = OpenOptions::default();
+fn the_kernels_own_files_refuse_to_be_written_or_bypassed(base: OpenOptions) {
+    let writing = base;
     let direct = OpenOptions { read_only: true, direct: true, ..writing };
     for (path, options, errno, message) in [
         // Even root may not write this one.
@@ -120,10 +118,9 @@ fn the_kernels_own_files_refuse_to_be_written_or_bypassed() {
     }
 }
 
-#[test]
-fn senseless_options_are_refused() {
+fn senseless_options_are_refused(base: OpenOptions) {
     let (_dir, path) = scratch(&[]);
-    let good = OpenOptions::default();
+    let good = base;
     for (options, message) in [
         (OpenOptions { read_only: true, create: Some(1), ..good }, "choose one"),
         (OpenOptions { workers: 65, ..good }, "workers 65: must be"),
@@ -134,10 +131,9 @@ fn senseless_options_are_refused() {
     }
 }
 
-#[test]
-fn create_makes_what_is_missing_and_fills_what_is_empty() {
+fn create_makes_what_is_missing_and_fills_what_is_empty(base: OpenOptions) {
     let (dir, empty) = scratch(&[]);
-    let creating = OpenOptions { create: Some(5 * MIB + 7), ..OpenOptions::default() };
+    let creating = OpenOptions { create: Some(5 * MIB + 7), ..base };
     for path in [dir.path().join("new"), empty] {
         let device = Device::open_file(&path, &creating).expect("opens");
         assert_eq!(device.length(), 5 * MIB + 7);
@@ -147,30 +143,27 @@ fn create_makes_what_is_missing_and_fills_what_is_empty() {
     }
 }
 
-#[test]
-fn create_leaves_alone_what_is_there() {
+fn create_leaves_alone_what_is_there(base: OpenOptions) {
     let (_dir, path) = scratch(b"precious");
-    let creating = OpenOptions { create: Some(MIB), ..OpenOptions::default() };
+    let creating = OpenOptions { create: Some(MIB), ..base };
     let device = open(&path, &creating).expect("opens");
     assert_eq!(device.length(), 8);
     assert!(!device.limits().reads_zero);
     assert_eq!(fs::read(&path).expect("is there"), b"precious");
 }
 
-#[test]
-fn a_file_that_can_not_be_made_as_long_is_not_left_behind() {
+fn a_file_that_can_not_be_made_as_long_is_not_left_behind(base: OpenOptions) {
     let (dir, _) = scratch(&[]);
     let path = dir.path().join("huge");
-    let creating = OpenOptions { create: Some(u64::MAX), ..OpenOptions::default() };
+    let creating = OpenOptions { create: Some(u64::MAX), ..base };
     let error = open(&path, &creating).expect_err("too long");
     assert!(error.message().contains("can't be made"), "{error}");
     assert!(!path.exists());
 }
 
-#[test]
-fn what_is_written_is_read() {
+fn what_is_written_is_read(base: OpenOptions) {
     let (_dir, path) = scratch(&[0; 1 << 20]);
-    let device = open_default(&path);
+    let device = open_at(&path, base);
     let client = TestClient::new(&device).with_segments(1000);
     let bytes = pattern(300_001, 0x5a);
     assert_eq!(client.write(12_345, &bytes), Ok(()));
@@ -183,19 +176,17 @@ fn what_is_written_is_read() {
     assert_eq!(device.refused_completions(), 0);
 }
 
-#[test]
-fn a_long_list_of_buffers_is_sent_in_parts() {
+fn a_long_list_of_buffers_is_sent_in_parts(base: OpenOptions) {
     let (_dir, path) = scratch(&[0; 1 << 16]);
-    let client = TestClient::new(&open_default(&path)).with_segments(7);
+    let client = TestClient::new(&open_at(&path, base)).with_segments(7);
     let bytes = pattern(1 << 16, 3);
     assert_eq!(client.write(0, &bytes), Ok(()));
     assert_eq!(client.read_vec(0, 1 << 16), bytes);
 }
 
-#[test]
-fn a_durable_write_is_a_write() {
+fn a_durable_write_is_a_write(base: OpenOptions) {
     let (_dir, path) = scratch(&[0; 8192]);
-    for device in [open_default(&path), open_without_methods(&path, &OpenOptions::default())] {
+    for device in [open_at(&path, base), open_without_methods(&path, &base)] {
         let client = TestClient::new(&device).with_segments(100);
         assert_eq!(client.write(0, &[0; 8192]), Ok(()));
         assert_eq!(client.write_with(100, &pattern(5000, 9), FUA), Ok(()));
@@ -203,10 +194,9 @@ fn a_durable_write_is_a_write() {
     }
 }
 
-#[test]
-fn a_read_only_device_refuses_changes() {
+fn a_read_only_device_refuses_changes(base: OpenOptions) {
     let (_dir, path) = scratch(&[7; 8192]);
-    let options = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let options = OpenOptions { read_only: true, ..base };
     let device = open(&path, &options).expect("opens");
     let limits = device.limits();
     assert!(limits.read_only && !limits.cheap_zero && !limits.discard_zeroes);
@@ -220,10 +210,9 @@ fn a_read_only_device_refuses_changes() {
     assert_eq!(client.read_vec(0, 8192), [7; 8192]);
 }
 
-#[test]
-fn a_file_that_shrank_fails_where_it_ends() {
+fn a_file_that_shrank_fails_where_it_ends(base: OpenOptions) {
     let (_dir, path) = scratch(&[7; 8192]);
-    let client = TestClient::new(&open_default(&path));
+    let client = TestClient::new(&open_at(&path, base));
     let file = fs::File::options().write(true).open(&path).expect("opens");
     file.set_len(4096).expect("shrinks");
     assert_eq!(client.read(4096, &mut [0; 512]), Err(Errno::EIO));
@@ -232,10 +221,9 @@ fn a_file_that_shrank_fails_where_it_ends() {
     assert_eq!(client.read_vec(0, 4096), [7; 4096]);
 }
 
-#[test]
-fn a_file_grows() {
+fn a_file_grows(base: OpenOptions) {
     let (_dir, path) = scratch(&[7; 1000]);
-    let device = open_default(&path);
+    let device = open_at(&path, base);
     assert!(device.supports(Kind::Truncate));
     let client = TestClient::new(&device);
     assert_eq!(client.truncate(10_000), Ok(()));
@@ -245,10 +233,9 @@ fn a_file_grows() {
     assert_eq!(fs::metadata(&path).expect("is there").len(), 10_000);
 }
 
-#[test]
-fn extents_are_data_and_holes_without_gaps() {
+fn extents_are_data_and_holes_without_gaps(base: OpenOptions) {
     let (_dir, path) = scratch(&[]);
-    let creating = OpenOptions { create: Some(8 * MIB), ..OpenOptions::default() };
+    let creating = OpenOptions { create: Some(8 * MIB), ..base };
     let device = open(&path, &creating).expect("opens");
     let client = TestClient::new(&device);
     assert_eq!(client.extents(range(0, 8 * MIB)), Ok(vec![hole(8 * MIB)]));
@@ -265,23 +252,21 @@ fn extents_are_data_and_holes_without_gaps() {
     ] {
         assert_eq!(client.extents(asked), Ok(told), "{asked:?}");
     }
-    assert!(!open_default(&path).limits().reads_zero, "it was all hole, and is no more");
+    assert!(!open_at(&path, base).limits().reads_zero, "it was all hole, and is no more");
 }
 
-#[test]
-fn a_file_without_data_reads_zero() {
+fn a_file_without_data_reads_zero(base: OpenOptions) {
     let (_dir, path) = scratch(&[]);
     let file = fs::File::options().write(true).open(&path).expect("opens");
     file.set_len(MIB).expect("grows");
-    assert!(open_default(&path).limits().reads_zero);
+    assert!(open_at(&path, base).limits().reads_zero);
     fs::write(&path, [0; 4096]).expect("is written");
-    assert!(!open_default(&path).limits().reads_zero);
+    assert!(!open_at(&path, base).limits().reads_zero);
 }
 
-#[test]
-fn a_zero_that_may_unmap_and_a_discard_free_blocks() {
+fn a_zero_that_may_unmap_and_a_discard_free_blocks(base: OpenOptions) {
     let (_dir, path) = scratch(&[7; 2 << 20]);
-    let device = open_default(&path);
+    let device = open_at(&path, base);
     assert!(device.limits().cheap_zero && device.limits().discard_zeroes);
     let client = TestClient::new(&device);
     assert_eq!(client.flush(), Ok(()));
@@ -297,10 +282,9 @@ fn a_zero_that_may_unmap_and_a_discard_free_blocks() {
     assert_eq!(fs::metadata(&path).expect("is there").len(), 2 * MIB);
 }
 
-#[test]
-fn a_zero_that_may_not_unmap_keeps_blocks() {
+fn a_zero_that_may_not_unmap_keeps_blocks(base: OpenOptions) {
     let (_dir, path) = scratch(&[7; 1 << 20]);
-    let client = TestClient::new(&open_default(&path));
+    let client = TestClient::new(&open_at(&path, base));
     assert_eq!(client.flush(), Ok(()));
     let blocks = || fs::metadata(&path).expect("is there").blocks();
     let full = blocks();
@@ -310,12 +294,11 @@ fn a_zero_that_may_not_unmap_keeps_blocks() {
     assert_eq!(client.read_vec(0, 1 << 20), vec![0; 1 << 20]);
 }
 
-#[test]
-fn zeroes_end_where_they_were_asked_to() {
+fn zeroes_end_where_they_were_asked_to(base: OpenOptions) {
     let (_dir, path) = scratch(&[7; 3 << 20]);
     let asked = range(1001, 2 * MIB + 777);
     let end = asked.end() as usize;
-    for device in [open_default(&path), open_without_methods(&path, &OpenOptions::default())] {
+    for device in [open_at(&path, base), open_without_methods(&path, &base)] {
         let client = TestClient::new(&device);
         for flags in [Flags::default(), MAY_UNMAP, FUA] {
             assert_eq!(client.write(0, &[7; 3 << 20]), Ok(()));
@@ -328,11 +311,10 @@ fn zeroes_end_where_they_were_asked_to() {
     }
 }
 
-#[test]
-fn direct_io_reaches_an_odd_end() {
+fn direct_io_reaches_an_odd_end(base: OpenOptions) {
     const LENGTH: usize = 1_000_001;
     let (_dir, path) = scratch(&pattern(LENGTH, 0));
-    let Some(device) = open_direct(&path) else { return };
+    let Some(device) = open_direct(&path, base) else { return };
     let limits = *device.limits();
     assert!(limits.request_alignment >= 512, "{limits:?}");
     assert_eq!(device.length(), LENGTH as u64);
@@ -355,11 +337,10 @@ fn direct_io_reaches_an_odd_end() {
     assert_eq!(fs::read(&path).expect("is there"), newer);
 }
 
-#[test]
-fn direct_io_takes_buffers_of_odd_lengths() {
+fn direct_io_takes_buffers_of_odd_lengths(base: OpenOptions) {
     const LENGTH: usize = 3 << 20;
     let (_dir, path) = scratch(&[0; LENGTH]);
-    let Some(device) = open_direct(&path) else { return };
+    let Some(device) = open_direct(&path, base) else { return };
     let client = TestClient::new(&device).with_segments(9999);
     let bytes = pattern(LENGTH, 0x11);
     assert_eq!(client.write(0, &bytes), Ok(()));
@@ -371,14 +352,13 @@ fn direct_io_takes_buffers_of_odd_lengths() {
     assert_eq!(client.read_vec(at as u64, 4096), bytes[at..at + 4096]);
 }
 
-#[test]
-fn direct_io_writes_zeroes_where_nothing_else_does() {
+fn direct_io_writes_zeroes_where_nothing_else_does(base: OpenOptions) {
     const LENGTH: usize = 2_000_003;
     let (_dir, path) = scratch(&[7; LENGTH]);
-    if open_direct(&path).is_none() {
+    if open_direct(&path, base).is_none() {
         return;
     }
-    let options = OpenOptions { direct: true, ..OpenOptions::default() };
+    let options = OpenOptions { direct: true, ..base };
     let client = TestClient::new(&open_without_methods(&path, &options));
     assert_eq!(client.zero(range(8192, LENGTH as u64 - 8192), MAY_UNMAP), Ok(()));
     let bytes = client.read_vec(0, LENGTH);
@@ -386,8 +366,7 @@ fn direct_io_writes_zeroes_where_nothing_else_does() {
     assert!(bytes[8192..].iter().all(|byte| *byte == 0));
 }
 
-#[test]
-fn two_paths_to_a_file_are_the_same_storage() {
+fn two_paths_to_a_file_are_the_same_storage(base: OpenOptions) {
     // SPEC O-6
     let (dir, path) = scratch(&[7; 512]);
     let link = dir.path().join("link");
@@ -396,18 +375,17 @@ fn two_paths_to_a_file_are_the_same_storage() {
     std::os::unix::fs::symlink(&path, &link).expect("links");
     fs::hard_link(&path, &hard).expect("links");
     fs::copy(&path, &copy).expect("copies");
-    let device = open_default(&path);
-    assert!(device.is_same_storage(&open_default(&link)));
-    assert!(device.is_same_storage(&open_default(&hard)));
-    assert!(!device.is_same_storage(&open_default(&copy)));
+    let device = open_at(&path, base);
+    assert!(device.is_same_storage(&open_at(&link, base)));
+    assert!(device.is_same_storage(&open_at(&hard, base)));
+    assert!(!device.is_same_storage(&open_at(&copy, base)));
     assert!(!device.is_same_storage(&Device::memory(512).expect("memory")));
 }
 
-#[test]
-fn eight_threads_do_not_disturb_each_other() {
+fn eight_threads_do_not_disturb_each_other(base: OpenOptions) {
     const THREADS: u64 = 8;
     let (_dir, path) = scratch(&[0; 8 << 20]);
-    let device = open_default(&path);
+    let device = open_at(&path, base);
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let device = &device;
@@ -435,10 +413,9 @@ fn eight_threads_do_not_disturb_each_other() {
     assert_eq!(device.refused_completions(), 0);
 }
 
-#[test]
-fn many_requests_in_flight_all_complete() {
+fn many_requests_in_flight_all_complete(base: OpenOptions) {
     let (_dir, path) = scratch(&[0; 1 << 20]);
-    let device = open_default(&path);
+    let device = open_at(&path, base);
     let client = TestClient::new(&device);
     for round in 0..20u8 {
         let send = |at: u64| {
@@ -458,11 +435,11 @@ fn many_requests_in_flight_all_complete() {
 }
 
 #[test]
-fn dropping_a_device_cancels_what_is_queued() {
+fn dropping_a_device_cancels_what_no_thread_has_begun_with() {
     let (_dir, path) = scratch(&[0; 8192]);
-    let options = OpenOptions { workers: 1, ..OpenOptions::default() };
+    let options = OpenOptions { workers: 1, threads: true, ..OpenOptions::default() };
     let device = open(&path, &options).expect("opens");
-    let mut client = TestClient::new(&device);
+    let client = TestClient::new(&device);
     let (go_on, wait) = mpsc::channel::<()>();
     let (entered, inside) = mpsc::channel();
     let block = move || {
@@ -484,13 +461,35 @@ fn dropping_a_device_cancels_what_is_queued() {
     assert_eq!(fs::read(&path).expect("is there")[..1024], [[1; 512], [0; 512]].concat());
 }
 
-#[test]
-fn the_last_handle_may_be_dropped_in_a_completion() {
+fn dropping_a_device_in_use_waits_for_what_is_in_flight(base: OpenOptions) {
+    const EACH: usize = 256 << 10;
+    for round in 0..4u8 {
+        let (_dir, path) = scratch(&[0; 32 * EACH]);
+        let device = open_at(&path, OpenOptions { workers: 32, ..base });
+        let client = TestClient::new(&device).with_segments(EACH / 3);
+        let write = |at: u64| {
+            let bytes = pattern(EACH, round ^ at as u8);
+            client.send(Kind::Write, range(at * EACH as u64, EACH as u64), FUA, &bytes)
+        };
+        let sent: Vec<_> = (0..32).map(write).collect();
+        client.release();
+        drop(device);
+        let file = |at: usize| fs::read(&path).expect("is there")[at * EACH..][..EACH].to_vec();
+        for (at, sent) in sent.iter().enumerate() {
+            // The buffers come back now. Whoever was still writing from them would be seen by a checker of memory.
+            match client.wait(sent).result {
+                Ok(()) => assert_eq!(file(at), pattern(EACH, round ^ at as u8)),
+                result => assert_eq!(result, Err(Errno::ECANCELED)),
+            }
+        }
+    }
+}
+
+fn the_last_handle_may_be_dropped_in_a_completion(base: OpenOptions) {
     for workers in [1, 4] {
         let (_dir, path) = scratch(&[0; 8192]);
-        let options = OpenOptions { workers, ..OpenOptions::default() };
-        let device = open(&path, &options).expect("opens");
-        let mut client = TestClient::new(&device);
+        let device = open_at(&path, OpenOptions { workers, ..base });
+        let client = TestClient::new(&device);
         let (released, wait) = mpsc::channel::<()>();
         let (tell, told) = mpsc::channel();
         let drop_it = move || {
@@ -498,28 +497,28 @@ fn the_last_handle_may_be_dropped_in_a_completion() {
             drop(device);
             tell.send(()).expect("somebody waits");
         };
-        let sent = client.send_then(
-            Kind::Flush,
-            ByteRange::default(),
-            Flags::default(),
-            &[],
-            Some(Box::new(drop_it)),
-        );
-        client.release();
-        released.send(()).expect("somebody waits");
-        assert_eq!(client.wait(&sent).result, Ok(()));
-        told.recv().expect("the drop returns");
+        std::thread::scope(|scope| {
+            // The completion may come in the call that sends.
+            let sending = scope.spawn(|| {
+                let range = ByteRange::default();
+                client.send_then(Kind::Flush, range, Flags::default(), &[], Some(Box::new(drop_it)))
+            });
+            client.release_when_used();
+            released.send(()).expect("somebody waits");
+            told.recv().expect("the drop returns");
+            let sent = sending.join().expect("it is sent");
+            assert_eq!(client.wait(&sent).result, Ok(()));
+        });
     }
 }
 
-#[test]
-fn the_file_is_closed_when_the_last_handle_is_dropped() {
+fn the_file_is_closed_when_the_last_handle_is_dropped(base: OpenOptions) {
     let (_dir, path) = scratch(&[0; 8192]);
     for used in [false, true] {
-        let opened = open::open(&path, &OpenOptions::default()).expect("opens");
+        let opened = open::open(&path, &base).expect("opens");
         let mut storage = std::sync::Weak::new();
         let device = Device::new(opened.length, Limits::default(), |completions| {
-            let made = FileDevice::new(opened.storage, false, opened.identity, completions, 4);
+            let made = FileDevice::new(opened.storage, false, opened.identity, completions, &base);
             storage = Arc::downgrade(&made.storage);
             Ok(made)
         })
@@ -554,15 +553,13 @@ impl Drop for Undo {
 }
 
 #[cfg(target_os = "linux")]
-#[test]
-#[ignore = "mounts a tmpfs: needs root"]
-fn a_full_file_system_is_enospc_and_tmpfs_has_no_zero_range() {
+fn a_full_file_system_is_enospc_and_tmpfs_has_no_zero_range(base: OpenOptions) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let at = dir.path().as_os_str();
     let words = ["-t", "tmpfs", "-o", "size=1m", "none"].map(OsStr::new);
     run("mount", &[&words[..], &[at]].concat());
     let _undo = Undo("umount", at.to_owned());
-    let creating = OpenOptions { create: Some(4 * MIB), ..OpenOptions::default() };
+    let creating = OpenOptions { create: Some(4 * MIB), ..base };
     let client = TestClient::new(&open(&dir.path().join("disk"), &creating).expect("opens"));
     assert_eq!(client.write(0, &[7; 512 << 10]), Ok(()));
     assert_eq!(client.zero(range(100, 100_000), Flags::default()), Ok(()));
@@ -575,9 +572,7 @@ fn a_full_file_system_is_enospc_and_tmpfs_has_no_zero_range() {
 }
 
 #[cfg(target_os = "linux")]
-#[test]
-#[ignore = "makes a loop device: needs root"]
-fn a_block_device_is_a_device() {
+fn a_block_device_is_a_device(base: OpenOptions) {
     let (dir, image) = scratch(&pattern(4 << 20, 0));
     let loop_device = run("losetup", &[OsStr::new("--find"), OsStr::new("--show"), image.as_os_str()]);
     let _undo = Undo("losetup", loop_device.clone().into());
@@ -593,7 +588,7 @@ fn a_block_device_is_a_device() {
         eprintln!("NOT TESTED: this system forbids writing to loop devices");
         return;
     }
-    let device = open_default(path);
+    let device = open_at(path, base);
     assert_eq!(device.length(), 4 * MIB);
     assert_eq!(device.limits().request_alignment, 1);
     assert_eq!(device.limits().zero_alignment, 512);
@@ -619,12 +614,62 @@ fn a_block_device_is_a_device() {
     let (major, minor) = (libc::major(number).to_string(), libc::minor(number).to_string());
     let words = ["b", &major, &minor].map(OsStr::new);
     run("mknod", &[&[node.as_os_str()], &words[..]].concat());
-    assert!(device.is_same_storage(&open_default(&node)), "two nodes, one disk");
+    assert!(device.is_same_storage(&open_at(&node, base)), "two nodes, one disk");
     drop((client, device));
 
-    let direct = open_direct(path).expect("a block device does direct I/O");
+    let direct = open_direct(path, base).expect("a block device does direct I/O");
     assert_eq!(direct.limits().request_alignment, 512);
     let client = TestClient::new(&direct).with_segments(700);
     assert_eq!(client.write(512, &pattern(MIB as usize, 5)), Ok(()));
     assert_eq!(client.read_vec(512, MIB as usize), pattern(MIB as usize, 5));
+}
+
+/// Runs each of them on each engine. Where there is no io_uring, both are the same.
+macro_rules! on_both_engines {
+    ($($(#[$attribute:meta])* $test:ident,)*) => {
+        mod on_io_uring {
+            $($(#[$attribute])* #[test] fn $test() { super::$test(super::OpenOptions::default()); })*
+        }
+        mod on_threads {
+            $($(#[$attribute])* #[test] fn $test() {
+                super::$test(super::OpenOptions { threads: true, ..super::OpenOptions::default() });
+            })*
+        }
+    };
+}
+
+on_both_engines! {
+    what_can_not_be_opened_says_why,
+    #[cfg(target_os = "linux")]
+    the_kernels_own_files_refuse_to_be_written_or_bypassed,
+    senseless_options_are_refused,
+    create_makes_what_is_missing_and_fills_what_is_empty,
+    create_leaves_alone_what_is_there,
+    a_file_that_can_not_be_made_as_long_is_not_left_behind,
+    what_is_written_is_read,
+    a_long_list_of_buffers_is_sent_in_parts,
+    a_durable_write_is_a_write,
+    a_read_only_device_refuses_changes,
+    a_file_that_shrank_fails_where_it_ends,
+    a_file_grows,
+    extents_are_data_and_holes_without_gaps,
+    a_file_without_data_reads_zero,
+    a_zero_that_may_unmap_and_a_discard_free_blocks,
+    a_zero_that_may_not_unmap_keeps_blocks,
+    zeroes_end_where_they_were_asked_to,
+    direct_io_reaches_an_odd_end,
+    direct_io_takes_buffers_of_odd_lengths,
+    direct_io_writes_zeroes_where_nothing_else_does,
+    two_paths_to_a_file_are_the_same_storage,
+    eight_threads_do_not_disturb_each_other,
+    many_requests_in_flight_all_complete,
+    dropping_a_device_in_use_waits_for_what_is_in_flight,
+    the_last_handle_may_be_dropped_in_a_completion,
+    the_file_is_closed_when_the_last_handle_is_dropped,
+    #[cfg(target_os = "linux")]
+    #[ignore = "mounts a tmpfs: needs root"]
+    a_full_file_system_is_enospc_and_tmpfs_has_no_zero_range,
+    #[cfg(target_os = "linux")]
+    #[ignore = "makes a loop device: needs root"]
+    a_block_device_is_a_device,
 }

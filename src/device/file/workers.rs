@@ -7,7 +7,7 @@
 
 use super::storage::{Operation, Storage};
 use crate::device::{Answer, Completions, IoVec, Request, Token};
-use crate::error::Errno;
+use crate::error::{Errno, IoResult};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
@@ -23,6 +23,21 @@ pub(super) const MAX_WORKERS: usize = 64;
 /// Lists of buffers that are kept for reuse. More requests than this in flight are rare, and cost an
 /// allocation each.
 const MAX_SPARE_LISTS: usize = 64;
+
+/// Whether this is a thread of a file device, which must not wait for others of them: they may be waiting for it. A
+/// thread that is ending can't tell: as if it were one.
+pub(super) fn is_worker() -> bool {
+    IS_WORKER.try_with(Cell::get).unwrap_or(true)
+}
+
+/// Starts a thread for a file device.
+pub(super) fn start_thread(run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    let _blocked = SignalsBlocked::begin();
+    thread::Builder::new().name("blkmirror-file".to_owned()).spawn(move || {
+        IS_WORKER.with(|is_worker| is_worker.set(true));
+        run();
+    })
+}
 
 thread_local! {
     static IS_WORKER: Cell<bool> = const { Cell::new(false) };
@@ -71,6 +86,15 @@ impl Workers {
 
     /// Queues a request. `ENOMEM` if there is no thread and none can be started.
     pub(super) fn submit(&self, token: Token, request: &Request<'_>) -> Answer {
+        let list = self.shared.lock().spare_lists.pop().unwrap_or_default();
+        match self.take(token, Operation::new(request, list)) {
+            Ok(()) => Answer::Pending,
+            Err(errno) => Answer::Done(Err(errno)),
+        }
+    }
+
+    /// Queues an operation.
+    pub(super) fn take(&self, token: Token, operation: Operation) -> IoResult {
         let mut queue = self.shared.lock();
         if queue.waiting.len() >= queue.idle && queue.threads.len() < self.shared.most {
             match start(&self.shared) {
@@ -78,17 +102,16 @@ impl Workers {
                 Err(error) if queue.threads.is_empty() => {
                     drop(queue);
                     log::error!("blkmirror: no thread for a file device can be started: {error}");
-                    return Answer::Done(Err(Errno::ENOMEM));
+                    return Err(Errno::ENOMEM);
                 }
                 // Those that there are will do.
                 Err(_) => {}
             }
         }
-        let list = queue.spare_lists.pop().unwrap_or_default();
-        queue.waiting.push_back((token, Operation::new(request, list)));
+        queue.waiting.push_back((token, operation));
         drop(queue);
         self.shared.news.notify_one();
-        Answer::Pending
+        Ok(())
     }
 }
 
@@ -103,8 +126,7 @@ impl Drop for Workers {
         let threads = mem::take(&mut queue.threads);
         drop(queue);
         self.shared.news.notify_all();
-        // A thread that is ending can't tell: as if it were a worker.
-        if IS_WORKER.try_with(Cell::get).unwrap_or(true) {
+        if is_worker() {
             return;
         }
         for thread in threads {
@@ -149,11 +171,7 @@ impl Shared {
 
 fn start(shared: &Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
     let shared = Arc::clone(shared);
-    let _blocked = SignalsBlocked::begin();
-    thread::Builder::new().name("blkmirror-file".to_owned()).spawn(move || {
-        IS_WORKER.with(|is_worker| is_worker.set(true));
-        run(&shared);
-    })
+    start_thread(move || run(&shared))
 }
 
 fn run(shared: &Shared) {

@@ -200,6 +200,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "mirror_device_kick": (INT, [HANDLE]),
     "mirror_device_query": (INT, [HANDLE, c.POINTER(DeviceLimits)]),
     "mirror_device_refused": (INT, [HANDLE, c.POINTER(U64)]),
+    "mirror_device_engine": (INT, [HANDLE, c.POINTER(c.c_char_p)]),
     "mirror_device_same": (INT, [HANDLE, HANDLE]),
     "mirror_device_check": (INT, [HANDLE, c.POINTER(CheckOptions), FOUND, c.c_void_p]),
     "mirror_device_free": (None, [HANDLE]),

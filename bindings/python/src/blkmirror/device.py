@@ -169,6 +169,13 @@ class BaseDevice:
         check(lib.mirror_device_refused(self.handle, c.byref(count)))
         return count.value
 
+    @property
+    def engine(self) -> Optional[str]:
+        """What carries out the requests, if there is a choice: of a file ``"io_uring"`` or ``"threads"``."""
+        word = c.c_char_p()
+        check(lib.mirror_device_engine(self.handle, c.byref(word)))
+        return word.value.decode() if word.value is not None else None
+
     def same(self, other: "BaseDevice") -> bool:
         """Whether the two are the same storage."""
         return bool(check(lib.mirror_device_same(self.handle, other.handle)))
@@ -220,7 +227,10 @@ class BaseDevice:
 
 
 class FileDevice(BaseDevice):
-    """A regular file or a block device. ``create``: make a missing file, and give an empty one this length."""
+    """A regular file or a block device. ``create``: make a missing file, and give an empty one this length.
+
+    ``threads``: leave all work to threads, even where io_uring is to be had.
+    """
 
     def __init__(
         self,
@@ -229,9 +239,10 @@ class FileDevice(BaseDevice):
         direct: bool = False,
         read_only: bool = False,
         create: Optional[int] = None,
+        threads: bool = False,
     ) -> None:
         super().__init__()
-        flags = (1 if read_only else 0) | (2 if direct else 0) | (4 if create is not None else 0)
+        flags = (1 if read_only else 0) | (2 if direct else 0) | (4 if create is not None else 0) | (8 if threads else 0)
         self._take(lib.mirror_device_open_file, os.fsencode(path), flags, create or 0)
 
 
