@@ -114,7 +114,7 @@ impl Driver {
         let alignment = source.limits().memory_alignment.max(target.limits().memory_alignment);
         let buffers = Buffers::new(engine.buffer_bytes(), engine.buffer_unit(), alignment)?;
         Ok(Self {
-            devices: [Some(source.clone()), Some(target.clone())],
+            devices: [None, None],
             buffers: Some(buffers),
             now: Nanos(0),
             parts: Vec::new(),
@@ -136,6 +136,11 @@ impl Driver {
             iov: Vec::new(),
             spare: Vec::new(),
         })
+    }
+
+    /// The handles through which it submits, which may have lanes for the copy buffers.
+    pub(super) fn set_devices(&mut self, source: &Device, target: &Device) {
+        self.devices = [Some(source.clone()), Some(target.clone())];
     }
 
     /// The copy buffers as a whole.
@@ -425,15 +430,12 @@ impl Driver {
             debug_assert_eq!(held, submit.range.len(), "the buffers hold what is asked for");
         }
         let request = Request { kind: submit.kind, range: submit.range, flags: submit.flags, iov: &self.iov };
-        let state = &shared.requests.make(slot).state;
-        let generation = state.open();
-        let token = Token::new(link.client, slot, link.base.wrapping_add(generation));
         self.offering = Some(slot);
-        let answer = device.submit(token, &request);
+        self.submitted = true;
+        let answer = submit_to(device, shared, link, slot, &request);
         self.offering = None;
-        // Whatever it answers: if somebody has completed it meanwhile, that counts.
         match answer {
-            Answer::Done(result) if state.claim(generation) => {
+            Answer::Done(result) => {
                 let zeroes = result.is_ok()
                     && submit.kind == Kind::Read
                     && self.detect_zeroes
@@ -441,12 +443,11 @@ impl Driver {
                 self.finished.push(Finished { zeroes, ..Finished::of(&submit, result) });
                 true
             }
-            Answer::Again if state.claim(generation) => {
-                shared.requests.forget_extents(slot);
+            Answer::Again => {
                 self.keep(slot, submit);
                 false
             }
-            _ => {
+            Answer::Pending => {
                 self.keep(slot, submit);
                 true
             }
@@ -513,21 +514,13 @@ impl Driver {
             };
             let request =
                 Request { kind: step.kind, range: step.range, flags: part.submit.flags, iov: &self.iov };
-            let state = &shared.requests.make(slot).state;
-            let generation = state.open();
-            let token = Token::new(link.client, slot, link.base.wrapping_add(generation));
             self.offering = Some(slot);
             self.submitted = true;
-            let answer = device.submit(token, &request);
+            let answer = submit_to(device, shared, link, slot, &request);
             self.offering = None;
             let result = match answer {
                 Answer::Pending => return true,
-                // If somebody has completed it meanwhile, that counts.
-                Answer::Done(_) | Answer::Again if !state.claim(generation) => return true,
-                Answer::Again => {
-                    shared.requests.forget_extents(slot);
-                    return false;
-                }
+                Answer::Again => return false,
                 Answer::Done(result) => result,
             };
             if !self.after_step(shared, slot, result) {
@@ -602,6 +595,22 @@ impl Driver {
     /// Whether a device may still be using memory of the job.
     pub(super) fn has_requests_out(&self) -> bool {
         self.parts.iter().any(Option::is_some)
+    }
+}
+
+/// Submits a request in this slot. Whatever the device answers: if somebody has completed it meanwhile, that counts, and
+/// it is pending until the driver comes to the list of completions.
+fn submit_to(device: &Device, shared: &Shared, link: &Link, slot: u16, request: &Request<'_>) -> Answer {
+    let state = &shared.requests.make(slot).state;
+    let generation = state.open();
+    let token = Token::new(link.client, slot, link.base.wrapping_add(generation));
+    match device.submit(token, request) {
+        Answer::Done(_) | Answer::Again if !state.claim(generation) => Answer::Pending,
+        Answer::Again => {
+            shared.requests.forget_extents(slot);
+            Answer::Again
+        }
+        answer => answer,
     }
 }
 

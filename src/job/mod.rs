@@ -218,9 +218,10 @@ impl Job {
         let name = Name::take(options.id.as_deref())?;
         let target_claim = target.core().claim_as_target()?;
         let engine = Engine::new(name.as_str().to_owned(), settings, side_info(&source), side_info(target))?;
-        let driver = Driver::new(&engine, &source, target)?;
+        let mut driver = Driver::new(&engine, &source, target)?;
         let core = Arc::clone(filter.core());
         let [source, target] = [&source, target].map(|device| device.with_lane(driver.memory()));
+        driver.set_devices(&source, &target);
         let attendable = !inline && wake.is_none();
         let shared = Shared::seat(&source, &target, |links| Shared {
             tracking: Arc::clone(engine.tracking()),
