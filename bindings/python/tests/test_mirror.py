@@ -195,7 +195,8 @@ class Failures(unittest.TestCase):
     def test_files_on_threads(self):
         with tempfile.TemporaryDirectory() as folder:
             old, new = Path(folder) / "old", Path(folder) / "new"
-            old.write_bytes(pattern(MIB))
+            content = pattern(MIB)
+            old.write_bytes(content)
             for threads in (True, False):
                 with b.FileDevice(old, threads=threads) as source, b.FileDevice(new, create=MIB, threads=threads) as target:
                     self.assertIn(source.engine, ("threads",) if threads else ("threads", "io_uring"))
@@ -203,8 +204,8 @@ class Failures(unittest.TestCase):
                     with b.Filter(source) as disk, b.Job(disk, target) as job:
                         job.start()
                         job.run(until="ready", timeout=60)
-                        self.assertEqual(disk.read(0, MIB), pattern(MIB))
-                self.assertEqual(new.read_bytes(), pattern(MIB))
+                        self.assertEqual(disk.read(0, MIB), content)
+                self.assertEqual(new.read_bytes(), content)
                 new.unlink()
         with b.MemoryDevice(MIB) as memory:
             self.assertIsNone(memory.engine)
