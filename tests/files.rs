@@ -12,7 +12,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Nothing that a host waits for takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,16 +49,28 @@ struct Host {
 impl Host {
     fn new(filter: &Filter, target: &Device, woken: Woken, options: Options) -> Self {
         let (tell, news) = channel();
-        let hook = move || {
-            let _ = tell.send(());
+        let hook = move || -> Box<dyn Fn() + Send + Sync> {
+            let tell = tell.clone();
+            Box::new(move || {
+                let _ = tell.send(());
+            })
         };
-        let options = JobOptions {
-            options,
-            inline: woken == Woken::Inline,
-            wake: (woken != Woken::Descriptor).then(|| Box::new(hook) as Box<dyn Fn() + Send + Sync>),
-            ..JobOptions::default()
+        let end = Instant::now() + PATIENCE;
+        let job = loop {
+            let options = JobOptions {
+                options: options.clone(),
+                inline: woken == Woken::Inline,
+                wake: (woken != Woken::Descriptor).then(&hook),
+                ..JobOptions::default()
+            };
+            match Job::new(filter, target, options) {
+                // The kernel still carries out what a freed job had asked for.
+                Err(error) if error.errno() == Errno::EBUSY && Instant::now() < end => {
+                    std::thread::yield_now()
+                }
+                made => break made.expect("a job"),
+            }
         };
-        let job = Job::new(filter, target, options).expect("a job");
         job.start().expect("starts");
         Self { job, woken, news }
     }
