@@ -59,6 +59,10 @@ fn test_function<'a>(source: &'a str, name: &str) -> Option<&'a str> {
     let found = source.find(&format!("fn {name}("))?;
     let line = source[..found].rfind('\n').map_or(0, |at| at + 1);
     let indent = &source[line..found];
+    let end = source[found..].find(&format!("\n{indent}}}\n")).map_or(source.len(), |at| found + at);
+    if is_run_on_both_engines(source, name) {
+        return Some(&source[line..end]);
+    }
     let attributes = source[..line].rfind("#[test]")?;
     // Nothing but attributes and comments may stand between.
     let between = source[attributes..line].lines();
@@ -66,8 +70,19 @@ fn test_function<'a>(source: &'a str, name: &str) -> Option<&'a str> {
     {
         return None;
     }
-    let end = source[found..].find(&format!("\n{indent}}}\n")).map_or(source.len(), |at| found + at);
     (!source[attributes..line].contains("#[ignore")).then(|| &source[attributes..end])
+}
+
+/// Whether the function is in the list of those that a macro makes tests of, one for each engine of files.
+fn is_run_on_both_engines(source: &str, name: &str) -> bool {
+    let Some((_, list)) = source.split_once("\non_both_engines! {\n") else { return false };
+    let mut lines = list.lines().take_while(|line| *line != "}").map(str::trim);
+    let mut before = "";
+    lines.any(|line| {
+        let listed = line.strip_suffix(',') == Some(name) && !before.starts_with("#[ignore");
+        before = line;
+        listed
+    })
 }
 
 /// What is wrong with one of the tests of a row.
@@ -147,6 +162,11 @@ fn a_table_that_is_wrong_is_found_out() {
         changed(test, no_test),
         ["X-3: src/engine/conflict.rs has no test wake_dependents, or it is not run"]
     );
+    for not_run in ["a_block_device_is_a_device", "open_at"] {
+        let named = format!("src/device/file/tests.rs::{not_run}");
+        let found = format!("X-3: src/device/file/tests.rs has no test {not_run}, or it is not run");
+        assert_eq!(changed(test, &named), [found]);
+    }
     let other = "src/engine/options.rs::defaults_are_those_of_the_specification";
     assert_eq!(changed(test, other), [format!("X-3: {other} doesn't say that it holds SPEC X-3")]);
     let whole = "src/engine/conflict.rs";

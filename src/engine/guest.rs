@@ -88,6 +88,8 @@ struct Running {
     target: Part,
     /// What goes to the target, within the guest's range.
     carried: ByteRange,
+    /// The chunks of that which were dirty.
+    cleared: u64,
     /// It holds its chunks.
     holds: bool,
     /// The guest was told.
@@ -236,19 +238,20 @@ impl Engine {
             self.outbox.requests.push(Submit { op, side, kind, range, flags, data });
         };
         send(Side::Source, request.range, 0);
-        let mut target = Part::NotSent;
+        let (mut target, mut cleared) = (Part::NotSent, 0);
         if !carried.is_empty() {
             send(Side::Target, carried, carried.offset() - request.range.offset());
             target = Part::Out;
             // Whole chunks are equal once both writes are done; the bits fall before either begins, so that
             // whoever marks meanwhile is not forgotten (SPEC G-4).
-            self.tracking.dirty.clear(self.geometry.contained(carried));
+            cleared = self.tracking.dirty.clear(self.geometry.contained(carried));
+            self.scan.took(cleared);
             self.start.known_zero.clear(self.geometry.touched(carried));
             self.guests.carried_requests += 1;
             self.guests.carried_bytes += carried.len();
         }
         self.guests.slots[usize::from(index)].state =
-            GuestState::Running(Running { source: Part::Out, target, carried, holds, told: false });
+            GuestState::Running(Running { source: Part::Out, target, carried, cleared, holds, told: false });
     }
 
     /// The part of a request that goes to the target as well.
@@ -315,14 +318,20 @@ impl Engine {
         debug_assert_eq!(*part, Part::Out);
         *part = Part::Done(result);
         let request = op.request;
-        let carried = running.carried;
+        let (carried, cleared) = (running.carried, running.cleared);
         if side == Side::Target {
-            self.target_part_done(&request, carried, result);
+            self.target_part_done(&request, carried, cleared, result);
         }
         self.settle_guest(index);
     }
 
-    fn target_part_done(&mut self, request: &GuestRequest, carried: ByteRange, result: IoResult) {
+    fn target_part_done(
+        &mut self,
+        request: &GuestRequest,
+        carried: ByteRange,
+        cleared: u64,
+        result: IoResult,
+    ) {
         self.guests.carried_requests -= 1;
         self.guests.carried_bytes -= carried.len();
         self.guests.last_carried = Some(self.now);
@@ -336,7 +345,7 @@ impl Engine {
             }
             return;
         }
-        self.progress.add_done(carried.len());
+        self.progress.add_carried(carried.len(), cleared * self.granularity());
         let whole = self.geometry.contained(carried);
         if request.kind != GuestKind::Write {
             self.start.known_zero.set(whole);

@@ -122,12 +122,26 @@ pub struct Info {
 struct Sample {
     at: Nanos,
     done: u64,
+    needless: u64,
+    dirtied: u64,
+}
+
+/// Per second, over the last seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Rates {
+    /// Bytes that were copied.
+    copied: u64,
+    /// Those among them that took nothing from the dirty set.
+    needless: u64,
+    /// Chunks that became dirty.
     dirtied: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     done: u64,
+    /// Bytes among `done` that guests wrote where nothing was dirty: that brings the end no nearer.
+    needless: u64,
     skipped: u64,
     reads: Counter,
     writes: Counter,
@@ -142,6 +156,12 @@ pub(super) struct Progress {
 impl Progress {
     pub(super) fn add_done(&mut self, bytes: u64) {
         self.done += bytes;
+    }
+
+    /// A guest's write was carried, and took this much from the dirty set.
+    pub(super) fn add_carried(&mut self, bytes: u64, dirty: u64) {
+        self.done += bytes;
+        self.needless += bytes.saturating_sub(dirty);
     }
 
     pub(super) fn skipped_zeroes(&mut self, bytes: u64) {
@@ -166,26 +186,34 @@ impl Progress {
 
     /// The copy begins: what was marked before is not the guests' doing.
     pub(super) fn begin(&mut self, now: Nanos, dirtied: u64) {
-        self.samples = [Sample { at: now, done: self.done, dirtied }; SAMPLES];
+        self.samples = [self.sample_of(now, dirtied); SAMPLES];
     }
 
     /// Takes a sample once a second. `dirtied` is the chunks that ever became dirty.
     pub(super) fn sample(&mut self, now: Nanos, dirtied: u64) {
         if now.since(self.samples[self.newest].at) >= SAMPLE_NS {
             self.newest = (self.newest + 1) % SAMPLES;
-            self.samples[self.newest] = Sample { at: now, done: self.done, dirtied };
+            self.samples[self.newest] = self.sample_of(now, dirtied);
         }
     }
 
-    /// Bytes copied and chunks dirtied per second since the oldest sample.
-    fn rates(&self, now: Nanos, dirtied: u64) -> (u64, u64) {
+    fn sample_of(&self, now: Nanos, dirtied: u64) -> Sample {
+        Sample { at: now, done: self.done, needless: self.needless, dirtied }
+    }
+
+    /// Since the oldest sample.
+    fn rates(&self, now: Nanos, dirtied: u64) -> Rates {
         let oldest = self.samples[(self.newest + 1) % SAMPLES];
         let elapsed = now.since(oldest.at);
         if elapsed == 0 {
-            return (0, 0);
+            return Rates::default();
         }
         let per_second = |count: u64| (u128::from(count) * 1_000_000_000 / u128::from(elapsed)) as u64;
-        (per_second(self.done - oldest.done), per_second(dirtied.saturating_sub(oldest.dirtied)))
+        Rates {
+            copied: per_second(self.done - oldest.done),
+            needless: per_second(self.needless - oldest.needless),
+            dirtied: per_second(dirtied.saturating_sub(oldest.dirtied)),
+        }
     }
 }
 
@@ -216,8 +244,8 @@ impl Engine {
         let over = self.status.is_over();
         let unless_over = |count: u32| if over { 0 } else { count };
         let in_flight_bytes = if over { 0 } else { self.ops.in_flight_bytes() + self.guests.carried_bytes() };
-        let (copy_rate, dirty_chunk_rate) = progress.rates(self.now, self.chunks_dirtied());
-        let dirty_rate = dirty_chunk_rate.saturating_mul(self.granularity());
+        let rates = progress.rates(self.now, self.chunks_dirtied());
+        let dirty_rate = rates.dirtied.saturating_mul(self.granularity());
         let left = dirty + self.planned_bytes() + in_flight_bytes;
         Info {
             id: self.id.clone(),
@@ -250,8 +278,8 @@ impl Engine {
             errors: self.errors.count,
             events_dropped: self.events.dropped(),
             dirty_rate,
-            copy_rate,
-            eta_ns: eta(left, copy_rate, dirty_rate),
+            copy_rate: rates.copied,
+            eta_ns: eta(left, rates.copied.saturating_sub(rates.needless), dirty_rate),
             granularity: self.granularity(),
             error: self.errors.result.clone(),
         }
@@ -289,6 +317,7 @@ mod tests {
             progress.add_done(if second <= 50 { 1000 } else { 10 });
             progress.sample(Nanos(second * SAMPLE_NS), 7 + second * 3);
         }
-        assert_eq!(progress.rates(Nanos(100 * SAMPLE_NS), 7 + 300), (10, 3));
+        let rates = Rates { copied: 10, needless: 0, dirtied: 3 };
+        assert_eq!(progress.rates(Nanos(100 * SAMPLE_NS), 7 + 300), rates);
     }
 }

@@ -68,6 +68,7 @@ pub enum Begin {
     Again,
 }
 
+/// A live disk. Clones are the same filter; it is taken down when the last is dropped, no job uses it and no
 /// request is running.
 ///
 /// Threads: every method from any thread.

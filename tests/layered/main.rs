@@ -303,6 +303,23 @@ fn a_cluster_that_was_zeroed_and_written_is_zeroed_again() {
 }
 
 #[test]
+fn a_cluster_that_was_discarded_is_copied_whole_again() {
+    // SPEC C-5: the target owned it, and doesn't any more.
+    let mut script = Script::new(unattached(&waiting(CLUSTER)));
+    script.source.fill(CLUSTER, &[1; CLUSTER as usize]);
+    script.begin(top_options());
+    script.until_ready();
+    let told = script.discard(CLUSTER, CLUSTER);
+    script.finish(&told);
+    script.until_clean();
+    assert_eq!(script.target.allocated_blocks(), 0);
+    let told = script.write(CLUSTER + CHUNK, 3, CHUNK);
+    script.finish(&told);
+    script.until_clean();
+    script.switch();
+}
+
+#[test]
 fn a_discard_is_no_zero_on_a_target_that_waits_for_its_backing() {
     // SPEC G-3, I-5: both promise that what is discarded reads as zero, and one of them for the time being.
     let promising = |backing, cluster| {

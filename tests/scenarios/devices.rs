@@ -47,6 +47,25 @@ fn a_device_without_room_is_asked_again_in_order_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_job_s_own_requests_are_offered_again_in_order() {
+    // SPEC D-2
+    let mut script = Script::with(disk(|_| {}), disk(|with| with.depth = 1));
+    script.begin(options());
+    script.settle();
+    for chunk in 0..4 {
+        assert!(script.source.complete_where(|_, range| range == chunks(chunk, 1)));
+        script.settle();
+    }
+    for _ in 0..4 {
+        script.target.complete_one(script.now);
+        script.settle();
+    }
+    let seen = deeds(&script.target.seen());
+    assert_eq!(seen[..4], [0, 1, 2, 3].map(|chunk| (Kind::Write, chunks(chunk, 1))));
+    script.until_equal();
+}
+
+#[test]
 fn a_device_that_only_reads_and_writes_is_enough() {
     // SPEC D-1: zeroes are written, discards skipped, flushes succeed, everything is data.
     for mode in [CopyMode::Background, CopyMode::WriteBlocking] {

@@ -88,6 +88,25 @@ fn a_soft_cancel_ends_though_guests_write_all_the_time() {
 }
 
 #[test]
+fn guests_do_not_wait_for_more_than_the_buffers_hold() {
+    // SPEC F-2: what became dirty while the gate was closing is too much to be copied behind it.
+    let mut script = Script::ready_with(Options { buf_size: 2 * CHUNK, ..only_new() });
+    let early = script.write(0, 9, 8 * CHUNK as usize);
+    script.job().complete().expect("ready");
+    script.settle();
+    let late = script.write(20 * CHUNK, 8, 512);
+    assert_eq!(script.source.out().len(), 1, "the gate is closed");
+    script.source.complete_one(script.now);
+    script.settle();
+    assert_eq!(early.get(), Some(Ok(())));
+    let passed = script.source.out().contains(&(Kind::Write, bytes(20 * CHUNK, 512)));
+    assert!(passed, "the gate is open again");
+    script.until_over();
+    assert_eq!(late.get(), Some(Ok(())));
+    assert!(script.is_switched() && script.equal());
+}
+
+#[test]
 fn a_forced_cancel_waits_for_what_is_in_flight_and_no_longer() {
     // SPEC F-5
     let mut script = Script::new();

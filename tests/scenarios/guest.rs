@@ -119,6 +119,27 @@ fn active_sync_is_not_claimed_while_a_write_that_is_not_carried_runs() {
     assert!(script.equal());
 }
 
+#[test]
+fn active_sync_is_not_claimed_because_it_was_true_once() {
+    // SPEC F-6: to and fro, with a write under way that came while writes were not carried.
+    let mut script = Script::synced_with(options());
+    script.job().change(CopyMode::Background).expect("ready");
+    script.settle();
+    let told = script.write(0, 1, 1);
+    script.job().change(CopyMode::WriteBlocking).expect("ready");
+    script.pass(SLICE / 2);
+    assert_eq!(told.get(), Some(Ok(())));
+    script.job().change(CopyMode::Background).expect("ready");
+    script.settle();
+    let told = script.write(0, 2, 1);
+    script.job().change(CopyMode::WriteBlocking).expect("ready");
+    script.settle();
+    assert_eq!((told.get(), script.info().actively_synced), (None, false));
+    script.until("synced", |info| info.actively_synced);
+    assert_eq!(told.get(), Some(Ok(())));
+    assert!(script.equal());
+}
+
 // SPEC G-3: carried writes.
 
 #[test]

@@ -194,6 +194,44 @@ fn rates_and_the_time_to_ready_are_those_of_the_last_seconds() {
 }
 
 #[test]
+fn carried_writes_hide_no_chunks_that_guests_make_dirty() {
+    // SPEC P-3: a carried write takes its chunks out of the dirty set; that they were dirtied remains true.
+    let large = |with: &mut DiskOptions| with.length = 400 * CHUNK;
+    let mut script = Script::with(disk(large), disk(large));
+    script.begin(blocking(Options { speed: 10 * CHUNK, ..options() }));
+    script.pass(1_000_000_000);
+    for _ in 0..6 {
+        for chunk in 0..4 {
+            script.filter.mark_dirty(chunks(chunk, 1)).expect("on the disk");
+            script.write(chunk * CHUNK, 1, CHUNK as usize);
+            script.pass(250_000_000);
+        }
+    }
+    let info = script.info();
+    assert!((info.dirty_rate / CHUNK).abs_diff(4) <= 1, "four chunks a second: {info:?}");
+}
+
+#[test]
+fn what_guests_write_to_clean_chunks_brings_the_end_no_nearer() {
+    // SPEC P-3: it is copied and counts as such, and what is dirty stays so.
+    let large = |with: &mut DiskOptions| with.length = 400 * CHUNK;
+    let mut script = Script::with(disk(large), disk(large));
+    script.begin(blocking(Options { speed: 10 * CHUNK, ..options() }));
+    script.pass(1_000_000_000);
+    for _ in 0..60 {
+        script.write(0, 1, 4 * CHUNK as usize);
+        script.pass(100_000_000);
+    }
+    let info = script.info();
+    assert!(
+        (45..=55).contains(&(info.copy_rate / CHUNK)),
+        "ten in the background, forty of guests: {info:?}"
+    );
+    let seconds = info.eta_ns.expect("it gets there") / 1_000_000_000;
+    assert!(seconds.abs_diff((info.total - info.done) / CHUNK / 10) <= 4, "{seconds}: {info:?}");
+}
+
+#[test]
 fn anybody_may_query_while_the_job_is_driven() {
     // SPEC P-3
     let mut script = Script::new();

@@ -285,6 +285,23 @@ fn a_target_that_zeroes_cheaply_is_zeroed_first_and_then_gets_what_there_is() {
 }
 
 #[test]
+fn what_could_not_be_zeroed_first_is_copied() {
+    // SPEC I-4, E-1: the source holds nothing there, and the target something else.
+    let target = disk(|with| (with.limits.cheap_zero, with.limits.max_zero) = (true, 16 * CHUNK));
+    target.fill(0, &[0xee; LENGTH as usize]);
+    let mut script = Script::over(sparse_disk(), target);
+    script.begin(Options { on_target_error: ErrorPolicy::Ignore, max_in_flight: 1, ..options() });
+    script.settle();
+    script.target.complete_one(script.now);
+    script.target.set_faults(faults(Kind::Zero, Errno::EIO));
+    script.settle();
+    script.target.set_faults(Faults::default());
+    script.until_ready();
+    assert_eq!(script.failures().len(), 1);
+    assert!(script.equal());
+}
+
+#[test]
 fn a_target_that_is_not_known_to_be_zero_gets_everything() {
     // SPEC I-4: each reason not to zero it first.
     let cheap = |with: &mut DiskOptions| with.limits.cheap_zero = true;

@@ -195,7 +195,7 @@ impl World {
         } else {
             self.random.pick(&[Shape::Full, Shape::Full, Shape::FullOverlay, Shape::None, Shape::NoneOverlay])
         };
-        if shape.sync() == Sync::Top && self.is_still_written(&source, shape) {
+        if self.is_still_written(&source, shape) {
             return None;
         }
         let length = source.length();
@@ -226,7 +226,8 @@ impl World {
     }
 
     /// Whether a job that was freed may still be writing to the chain below this layer: what is not certain yet can't
-    /// be a backing. That it is no target either is the library's affair.
+    /// be a backing, nor be copied, because no guest would mark what changes there. That it is no target either is the
+    /// library's affair.
     fn is_still_written(&self, top: &Layer, shape: Shape) -> bool {
         let target = top.base().filter(|_| shape == Shape::Commit);
         std::iter::successors(top.backing(), Layer::backing)
