@@ -47,7 +47,7 @@ struct Host {
 }
 
 impl Host {
-    fn new(filter: &Filter, target: &Device, woken: Woken, options: Options) -> Self {
+    fn new(filter: &Filter, target: &Device, woken: Woken, options: &Options) -> Self {
         let (tell, news) = channel();
         let hook = move || -> Box<dyn Fn() + Send + Sync> {
             let tell = tell.clone();
@@ -66,7 +66,7 @@ impl Host {
             match Job::new(filter, target, options) {
                 // The kernel still carries out what a freed job had asked for.
                 Err(error) if error.errno() == Errno::EBUSY && Instant::now() < end => {
-                    std::thread::yield_now()
+                    std::thread::yield_now();
                 }
                 made => break made.expect("a job"),
             }
@@ -154,7 +154,7 @@ fn a_file_is_copied_whoever_carries_it_out_and_however_the_host_is_woken() {
         let Some((source, target)) = open_both(folder.path(), LENGTH, base) else { return };
         let filter = Filter::new(&source).expect("a filter");
         let options = Options { buf_size: 1 << 20, ..Options::default() };
-        let host = Host::new(&filter, &target, woken, options);
+        let host = Host::new(&filter, &target, woken, &options);
         host.drive(|job| job.query().ready);
         host.job.complete().expect("is ready");
         host.drive(|job| job.query().status.is_over());
@@ -188,7 +188,7 @@ fn guests_write_to_a_file_while_it_is_mirrored_and_both_end_up_equal() {
             std::thread::scope(|scope| {
                 // Both end also when something fails here, or the guests would be waited for in vain.
                 let stopping = StopGuests(&stop);
-                let host = Host::new(&filter, &target, woken, options);
+                let host = Host::new(&filter, &target, woken, &options);
                 for guest in 0..2usize {
                     let (filter, stop) = (&filter, &stop);
                     scope.spawn(move || {
@@ -226,7 +226,7 @@ fn a_guest_needs_nobody_who_polls() {
         let bytes = make_image(&folder.path().join("old"), 1 << 20);
         let Some((source, target)) = open_both(folder.path(), 1 << 20, base) else { return };
         let filter = Filter::new(&source).expect("a filter");
-        let host = Host::new(&filter, &target, woken, Options::default());
+        let host = Host::new(&filter, &target, woken, &Options::default());
         let _ = host.job.fd().expect("a descriptor");
         let mut read = vec![0; 1 << 20];
         filter.read_at(0, &mut read).expect("reads");
@@ -253,7 +253,7 @@ fn a_job_that_is_freed_in_the_middle_gives_its_buffers_back_when_the_kernel_has_
             make_image(&folder.path().join("old"), LENGTH);
             let Some((source, target)) = open_both(folder.path(), LENGTH, base) else { return };
             let filter = Filter::new(&source).expect("a filter");
-            let host = Host::new(&filter, &target, woken, Options::default());
+            let host = Host::new(&filter, &target, woken, &Options::default());
             let _ = host.job.fd().expect("a descriptor");
             for _ in 0..polls {
                 let polled = host.job.poll(monotonic());
@@ -265,7 +265,7 @@ fn a_job_that_is_freed_in_the_middle_gives_its_buffers_back_when_the_kernel_has_
             while woken == Woken::Inline && is_taken(&filter) {
                 std::thread::yield_now();
             }
-            let again = Host::new(&filter, &target, woken, Options::default());
+            let again = Host::new(&filter, &target, woken, &Options::default());
             again.drive(|job| job.query().ready);
             drop(again);
             drop((filter, source, target));

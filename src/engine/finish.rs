@@ -15,11 +15,11 @@
 
 use super::copy::OpState;
 use super::event::Event;
-use super::options::{CopyMode, JobKind};
+use super::options::CopyMode;
 use super::outbox::{OpId, Order, Side};
 use super::state::{Verb, check_verb};
 use super::{Engine, Flags, Kind, Status};
-use crate::error::{Errno, Error, IoResult, Result};
+use crate::error::{Errno, IoResult, Result};
 use crate::range::{ByteRange, ChunkRange};
 
 /// Passes after which a rest that fits in the copy buffers is small enough.
@@ -373,20 +373,6 @@ impl Engine {
         if self.settings.options.auto_dismiss {
             self.become_status(Status::Null);
         }
-    }
-
-    /// What a commit job or one that replaces another filter may not do twice.
-    #[must_use]
-    pub fn kind(&self) -> JobKind {
-        self.settings.options.kind
-    }
-
-    /// The job's result once it is over.
-    pub fn result(&self) -> Option<Result<()>> {
-        self.status.is_over().then(|| match &self.errors.result {
-            Some((errno, message)) => Err(Error::new(*errno, message.clone())),
-            None => Ok(()),
-        })
     }
 
     /// Gives the job up after an internal failure: it is over, whatever it was doing (SPEC E-3). The driver answers
