@@ -24,6 +24,10 @@ struct Outcome {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().any(|arg| arg == "--ignored") {
+        // None of the programs is.
+        return ExitCode::SUCCESS;
+    }
     let filter = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).unwrap_or_default();
     match run(&filter) {
         Ok(0) => ExitCode::SUCCESS,
