@@ -7,7 +7,20 @@
 use blkmirror::testing::{Fault, Outcome, Shape, World};
 
 /// Seeds and steps that have broken a rule, with what it was and the test that holds it now.
-const FOUND: &[(u64, u32, &str)] = &[];
+const FOUND: &[(u64, u32, &str)] = &[
+    (
+        527,
+        1500,
+        "idle with dirty chunks and a free place: \
+         scenarios copy::what_is_dirty_behind_the_cursor_waits_for_no_operation_in_flight",
+    ),
+    (
+        72,
+        1500,
+        "idle on an empty disk that was to be completed: \
+         scenarios start::an_empty_disk_is_completed_in_the_poll_that_finds_it_ready",
+    ),
+];
 
 fn play(seed: u64, steps: u32) -> Outcome {
     World::run(seed, steps).unwrap_or_else(|failure| {
