@@ -3,11 +3,12 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all demo test test-rust test-python test-root types bench header lint docs wasm fuzz sanitize-thread sanitize-address \
+.PHONY: all demo test test-rust test-python test-root types sim bench header lint docs wasm fuzz sanitize-thread sanitize-address \
 	valgrind clean
 
+# The simulator wants simulated disks in the library; what is shipped is built without.
 all:
-	$(CARGO) build --release --locked --workspace
+	$(CARGO) build --release --locked --workspace --exclude blkmirror-sim
 
 # A disk image is mirrored while it is written to, switched over, and checked.
 demo:
@@ -30,6 +31,13 @@ types:
 # Those that mount file systems and make loop devices.
 test-root:
 	$(CARGO) test --locked --workspace --features blkmirror/testing -- --ignored --nocapture
+
+# Simulated worlds: `make sim SEEDS=100000 FROM=1000000` runs others and more.
+SEEDS ?= 20000
+FROM ?= 0
+STEPS ?= 2000
+sim:
+	$(CARGO) run --release --locked --quiet -p blkmirror-sim -- --seeds $(SEEDS) --from $(FROM) --steps $(STEPS)
 
 bench:
 	$(CARGO) bench --locked

@@ -227,7 +227,10 @@ impl Engine {
                 self.flushing_for_ready = true;
                 self.flush_or_go_on();
             }
-            return;
+            // Ready already, where there was nothing to flush: it may have been asked to complete.
+            if self.status == Status::Running {
+                return;
+            }
         }
         let may_flush = self.finish.is_converging() && self.may_flush();
         match self.finish {

@@ -276,8 +276,8 @@ impl Engine {
         if let Some(chunk) = self.scan.stepped_over.take() {
             self.reserve(chunk);
         }
-        // What is dirty behind the cursor waits for its pass.
-        if self.ops.in_flight() == 0 && self.scan.plan.is_empty() && self.begin_pass() {
+        // What is dirty behind the cursor waits for its pass, and for nothing else: not for what is still in flight.
+        if self.begin_pass() {
             self.outbox.more = true;
         }
     }

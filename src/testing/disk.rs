@@ -1,6 +1,8 @@
 //! A simulated disk: a [`Layer`] behind a queue that delays, reorders, refuses and fails.
 
+use super::faults::{Fault, FaultCounts, Faults};
 use super::layer::{Discard, Layer};
+use super::lent::Lent;
 use super::random::Random;
 use crate::device::{
     Answer, Backend, Completions, Device, Extent, Flags, IoVec, Kind, Limits, Request, Token, gather, scatter,
@@ -28,23 +30,6 @@ pub struct DiskOptions {
     pub depth: usize,
 }
 
-/// What goes wrong, to be changed while the disk runs.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
-    /// One request in so many fails, 0 for none.
-    pub error_one_in: u64,
-    /// With `ENOSPC` instead of `EIO`.
-    pub full: bool,
-    /// Nothing is completed.
-    pub hold: bool,
-    /// The next request panics, as a defect in a device would.
-    pub panics: bool,
-    /// Only requests of this kind fail; `None`: those of every kind.
-    pub only: Option<Kind>,
-    /// They fail with this errno; `None`: with what `full` says.
-    pub errno: Option<Errno>,
-}
-
 /// A request as the disk accepted it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -68,6 +53,8 @@ struct Pending {
     iov: Vec<IoVec>,
     due: u64,
     result: IoResult,
+    /// The number of what it lends.
+    loan: u64,
 }
 
 #[derive(Debug)]
@@ -86,6 +73,9 @@ struct State {
     submitted: u64,
     failed: u64,
     refused: u64,
+    /// Since they were last asked for; `None`: nothing happened.
+    counts: Option<FaultCounts>,
+    lent: Lent,
     /// What was accepted since it was last asked for; `None`: nobody has asked to see it.
     seen: Option<Vec<Seen>>,
     /// Tells extents instead of what the disk holds.
@@ -137,6 +127,8 @@ impl Disk {
             submitted: 0,
             failed: 0,
             refused: 0,
+            counts: None,
+            lent: Lent::default(),
             seen: None,
             extents_told: None,
             cancels: 0,
@@ -178,7 +170,32 @@ impl Disk {
 
     /// Changes what goes wrong.
     pub fn set_faults(&self, faults: Faults) {
-        lock(&self.state).faults = faults;
+        let mut state = lock(&self.state);
+        if faults.hold && !state.faults.hold {
+            state.count(Fault::Hold);
+        }
+        state.faults = faults;
+    }
+
+    /// What goes wrong now.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        lock(&self.state).faults
+    }
+
+    /// What it draws from now on is of this seed.
+    pub(super) fn reseed(&self, seed: u64) {
+        lock(&self.state).random = Random::new(seed);
+    }
+
+    /// Memory may not be lent to this disk and to others that share the list.
+    pub(super) fn share_memory(&self, lent: &Lent) {
+        lock(&self.state).lent = lent.clone();
+    }
+
+    /// What went wrong since this was last called, if anything did.
+    pub(super) fn take_counts(&self) -> Option<FaultCounts> {
+        lock(&self.state).counts.take()
     }
 
     /// From now on no chunk of this size may be in two changes at a time; 0 for no such rule (SPEC X-1).
@@ -243,6 +260,19 @@ impl Disk {
         if self.device.complete(token, result).is_err() {
             lock(&self.state).refused += 1;
         }
+        let repeats = {
+            let mut state = lock(&self.state);
+            let one_in = state.faults.repeat_one_in;
+            one_in > 0 && state.random.one_in(one_in)
+        };
+        if repeats {
+            let accepted = self.device.complete(token, result).is_ok();
+            let mut state = lock(&self.state);
+            state.count(Fault::Repeated);
+            if accepted {
+                state.violation.get_or_insert("a second completion is accepted (D-3)".to_owned());
+            }
+        }
     }
 
     /// The requests that are out, oldest first.
@@ -268,6 +298,7 @@ impl Disk {
     }
 
     fn carry_out(&self, state: &mut State, pending: &Pending) -> IoResult {
+        state.lent.give_back(pending.loan);
         if pending.kind == Kind::Extents {
             for extent in state.extents(pending.range) {
                 if self.device.extent(pending.token, extent) != Ok(true) {
@@ -305,12 +336,26 @@ impl State {
         if self.random.one_in(8) {
             let keep = self.random.within(0, told.len() as u64) as usize;
             told.truncate(keep);
-        } else if self.random.one_in(16)
+            self.count(Fault::ShortExtents);
+        } else if self.random.one_in(12)
             && let Some(last) = told.last_mut()
         {
-            last.length += 1 << 40;
+            match self.random.within(0, 3) {
+                0 => last.length = u64::MAX,
+                1 => last.length += 1 << 40,
+                _ => {
+                    let nothing = Extent { length: 0, ..*last };
+                    let at = self.random.within(0, told.len() as u64 + 1) as usize;
+                    told.insert(at, nothing);
+                }
+            }
+            self.count(Fault::AbsurdExtents);
         }
         told
+    }
+
+    fn count(&mut self, fault: Fault) {
+        self.counts.get_or_insert_default().count(fault);
     }
 
     /// Does what a request asks for; a failed change may have done a part of it, from the beginning.
@@ -320,6 +365,9 @@ impl State {
             length = self.random.within(0, length + 1) / SECTOR_TORN * SECTOR_TORN;
             if !pending.kind.changes_data() {
                 return pending.result;
+            }
+            if length > 0 && length < pending.range.len() {
+                self.count(Fault::Torn);
             }
         }
         let offset = pending.range.offset();
@@ -340,6 +388,18 @@ impl State {
             Kind::Truncate | Kind::Flush | Kind::Extents => {}
         }
         pending.result
+    }
+
+    /// A request is made to fail.
+    fn fail(&mut self, kind: Kind, errno: Errno) {
+        self.failed += 1;
+        if let Some(left) = &mut self.faults.most {
+            *left -= 1;
+        }
+        self.count(Fault::of(kind));
+        if errno == Errno::ENOSPC {
+            self.count(Fault::NoSpace);
+        }
     }
 
     /// Checks that a request keeps to what was told (SPEC D-4, X-1).
@@ -413,14 +473,18 @@ impl Backend for Simulated {
         if let Err(violation) = state.check(request) {
             state.violation.get_or_insert(violation);
         }
-        let depth = state.options.depth;
-        if depth > 0 && state.pending.len() >= depth {
+        let (depth, faults) = (state.options.depth, state.faults);
+        let no_room = depth > 0 && state.pending.len() >= depth;
+        // Only while others are out: who has no room says so again when there is some (SPEC D-2).
+        let others = !state.pending.is_empty();
+        if no_room || others && state.random.one_in(faults.again_one_in) {
+            state.count(Fault::Again);
             return Answer::Again;
         }
         state.submitted += 1;
-        let faults = state.faults;
         if faults.panics {
             state.faults.panics = false;
+            state.count(Fault::Panic);
             drop(state);
             panic!("a defect in a simulated disk");
         }
@@ -428,10 +492,16 @@ impl Backend for Simulated {
         if let Some(seen) = &mut state.seen {
             seen.push(Seen { kind, range, flags, buffers: request.iov.len() });
         }
-        let fails = faults.only.is_none_or(|only| only == kind) && state.random.one_in(faults.error_one_in);
-        state.failed += u64::from(fails);
+        let fails = faults.concern(kind, range) && state.random.one_in(faults.error_one_in);
         let full = faults.full && request.kind.changes_data();
         let errno = faults.errno.unwrap_or(if full { Errno::ENOSPC } else { Errno::EIO });
+        if fails {
+            state.fail(kind, errno);
+        }
+        let (loan, lent) = state.lent.lend(kind, request.iov);
+        if let Err(clash) = lent {
+            state.violation.get_or_insert(format!("{} {range:?}: {clash} (C-8)", kind.name()));
+        }
         let (low, high) = state.options.latency_ns;
         let due = state.now + state.random.within(low, high);
         let pending = Pending {
@@ -442,6 +512,7 @@ impl Backend for Simulated {
             iov: request.iov.to_vec(),
             due,
             result: if fails { Err(errno) } else { Ok(()) },
+            loan,
         };
         let (inline, early) = (state.options.inline_one_in, state.options.early_one_in);
         let inline = !faults.hold && state.random.one_in(inline);
@@ -450,8 +521,10 @@ impl Backend for Simulated {
             state.pending.push(pending);
             return Answer::Pending;
         }
+        state.count(if inline { Fault::Inline } else { Fault::Early });
         let told = if pending.kind == Kind::Extents { state.extents(pending.range) } else { Vec::new() };
         let result = state.apply(&pending);
+        state.lent.give_back(loan);
         drop(state);
         for extent in told {
             if self.completions.extent(token, extent) != Ok(true) {

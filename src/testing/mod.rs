@@ -6,13 +6,16 @@
 //! seed: the same seed runs the same history.
 
 mod disk;
+mod faults;
 mod layer;
+mod lent;
 mod oracle;
 mod world;
 
 use crate::random;
 pub use crate::random::Random;
-pub use disk::{Disk, DiskOptions, Faults, Seen};
+pub use disk::{Disk, DiskOptions, Seen};
+pub use faults::{Fault, FaultCounts, Faults};
 pub use layer::{Backing, Discard, Layer, LayerOptions, MIN_CLUSTER};
 pub use oracle::{Oracle, SECTOR, Stamp};
-pub use world::{Outcome, Shape, Tally, World};
+pub use world::{Broken, Failure, Outcome, Run, Shape, Tally, World};

@@ -41,6 +41,24 @@ fn a_chunk_in_flight_does_not_stall_the_loop() {
 }
 
 #[test]
+fn what_is_dirty_behind_the_cursor_waits_for_no_operation_in_flight() {
+    // SPEC C-1, C-12: a pass ends with an operation out and a place free; the next one begins at once.
+    let mut script = Script::ready_with(Options { max_in_flight: 2, pass_interval_ns: 0, ..only_new() });
+    for chunk in [10, 20] {
+        script.filter.mark_dirty(chunks(chunk, 1)).expect("on the disk");
+    }
+    script.settle();
+    assert_eq!(script.source.out(), [(Kind::Read, chunks(10, 1)), (Kind::Read, chunks(20, 1))]);
+    script.filter.mark_dirty(chunks(5, 1)).expect("on the disk");
+    assert!(script.source.complete_where(|_, range| range == chunks(10, 1)));
+    script.settle();
+    assert!(script.target.complete_where(|_, range| range == chunks(10, 1)));
+    script.settle();
+    assert_eq!(script.source.out(), [(Kind::Read, chunks(20, 1)), (Kind::Read, chunks(5, 1))]);
+    script.until_equal();
+}
+
+#[test]
 fn never_more_in_flight_than_was_asked_for() {
     // SPEC C-7
     let mut script = Script::new();

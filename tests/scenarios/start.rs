@@ -202,6 +202,25 @@ fn an_empty_disk_is_ready_at_once_and_synced() {
 }
 
 #[test]
+fn an_empty_disk_is_completed_in_the_poll_that_finds_it_ready() {
+    // SPEC I-3, C-10: idle means that nothing can be done; a host that sleeps then would sleep for ever.
+    for mode in [CopyMode::Background, CopyMode::WriteBlocking] {
+        for paused in [false, true] {
+            let mut script = Script::with(disk(|with| with.length = 0), disk(|with| with.length = 0));
+            script.begin(Options { copy_mode: mode, auto_complete: true, ..options() });
+            if paused {
+                script.job().pause().expect("running");
+                script.settle();
+                assert_eq!(script.status(), Status::Paused);
+                script.job().resume().expect("paused");
+            }
+            script.settle();
+            assert!(script.status().is_over() && script.is_switched(), "{mode:?} {paused}");
+        }
+    }
+}
+
+#[test]
 fn a_disk_of_any_length_is_copied_to_its_last_byte() {
     // SPEC C-4, I-3: lengths that are multiples of nothing, chunks and clusters larger than the disk.
     for length in [1, 511, 512, 513, 4095, 4096, 4097, 8191, 65_537, 100_003, 1 << 20] {

@@ -3,8 +3,9 @@
 use super::super::layer::Layer;
 use super::super::oracle::{SECTOR, Stamp};
 use super::operator::Running;
+use super::verdict::{Broken, broken};
 use super::{World, stamps};
-use crate::engine::{Event, Status};
+use crate::engine::{Event, Info, Status};
 use crate::range::{ByteRange, Geometry};
 use std::sync::PoisonError;
 
@@ -12,32 +13,23 @@ use std::sync::PoisonError;
 const CHUNKS_PER_STEP: u64 = 3;
 
 impl World {
-    pub(super) fn check(&mut self) -> Result<(), String> {
+    pub(super) fn check(&mut self) -> Result<(), Broken> {
         self.take_done()?;
-        for (index, disk) in self.disks.iter().enumerate() {
-            if let Some(violation) = disk.violation() {
-                return Err(format!("disk {index}: {violation}"));
-            }
-        }
+        self.check_disks()?;
+        self.count_faults();
         if let Some(running) = &self.running
-            && let Some(broken) = running.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && let Some(text) = running.broken.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
-            return Err(broken);
+            return broken("oracle b", text);
         }
-        if self.running.as_ref().is_some_and(|running| running.job.query().status.is_over()) {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let info = running.job.query();
+        if info.status.is_over() {
             return Ok(());
         }
         self.take_events()?;
         let Some(running) = &mut self.running else { return Ok(()) };
-        let info = running.job.query();
-        if let Some(last) = &running.last
-            && info.done < last.done
-        {
-            return Err(format!("progress fell from {} to {} (P-2)", last.done, info.done));
-        }
-        if info.in_flight_ops > running.max_in_flight {
-            return Err(format!("{} operations in flight (C-7)", info.in_flight_ops));
-        }
+        running.check_info(&info)?;
         let synced = info.actively_synced;
         running.last = Some(info);
         if synced {
@@ -46,13 +38,29 @@ impl World {
         self.check_some_chunks()
     }
 
-    pub(super) fn take_events(&mut self) -> Result<(), String> {
+    fn check_disks(&self) -> Result<(), Broken> {
+        for (index, disk) in self.disks.iter().enumerate() {
+            if let Some(violation) = disk.violation() {
+                return broken("device", format!("disk {index}: {violation}"));
+            }
+            // A job that was given up for a panic of its target's hears nothing any more.
+            let (_, _, refused) = disk.counts();
+            if refused > 0 && !self.sabotaged {
+                return broken("D-3", format!("disk {index}: a completion that was due is refused"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_events(&mut self) -> Result<(), Broken> {
         let Some(running) = &mut self.running else { return Ok(()) };
         while let Some(event) = running.job.next_event() {
             match event {
                 Event::Status(next) => {
-                    if next != Status::Created && !running.status.may_become(next) {
-                        return Err(format!("{:?} became {next:?} (L-1)", running.status));
+                    // Of a state that was forgotten because nobody read in time nothing is known.
+                    let dropped = running.job.query().events_dropped;
+                    if next != Status::Created && !running.status.may_become(next) && dropped == 0 {
+                        return broken("L-1", format!("{:?} became {next:?}", running.status));
                     }
                     running.status = next;
                 }
@@ -64,16 +72,16 @@ impl World {
     }
 
     /// Source and target are equal wherever no guest is writing (oracle d).
-    fn check_synced(&mut self) -> Result<(), String> {
+    fn check_synced(&mut self) -> Result<(), Broken> {
         let Some(running) = &self.running else { return Ok(()) };
-        let (source, target) = (self.disks[self.source].layer(), self.disks[running.target].layer());
+        let (source, target) = self.sides(running);
         let length = source.length();
         for sector in 0..length.div_ceil(SECTOR) {
             let range = ByteRange::between(sector * SECTOR, ((sector + 1) * SECTOR).min(length));
             if differing(&source, &target, running.attach.as_ref(), range).is_some()
-                && !self.is_being_changed(range)
+                && !self.is_being_changed(running.front, range)
             {
-                return Err(format!("actively synced, and sector {sector} differs (oracle d)"));
+                return broken("oracle d", format!("actively synced, and sector {sector} differs"));
             }
         }
         self.outcome.synced_checks += 1;
@@ -81,9 +89,9 @@ impl World {
     }
 
     /// What the engine believes of some chunks is true.
-    fn check_some_chunks(&mut self) -> Result<(), String> {
+    fn check_some_chunks(&mut self) -> Result<(), Broken> {
         let Some(running) = &self.running else { return Ok(()) };
-        let geometry = Geometry::new(self.disks[self.source].layer().length(), running.granularity);
+        let geometry = Geometry::new(self.length, running.granularity);
         for _ in 0..CHUNKS_PER_STEP.min(geometry.chunks()) {
             let chunk = self.random.within(0, geometry.chunks());
             self.check_chunk(geometry, chunk)?;
@@ -91,28 +99,30 @@ impl World {
         Ok(())
     }
 
-    fn check_chunk(&mut self, geometry: Geometry, chunk: u64) -> Result<(), String> {
+    fn check_chunk(&mut self, geometry: Geometry, chunk: u64) -> Result<(), Broken> {
         let Some(running) = &self.running else { return Ok(()) };
         let Some(view) = running.job.chunk_view(chunk) else { return Ok(()) };
         let range = ByteRange::between(geometry.byte(chunk), geometry.byte(chunk + 1));
-        let (source, target) = (self.disks[self.source].layer(), self.disks[running.target].layer());
-        let wrong = |what: &str| Err(format!("chunk {chunk}, {range:?}: {what}; believed is {view:?}"));
+        let (source, target) = self.sides(running);
+        let wrong = |rule, what: &str| {
+            broken(rule, format!("chunk {chunk}, {range:?}: {what}; believed is {view:?}"))
+        };
         if view.reads_zero {
             self.outcome.zero_chunks += 1;
             if target.read(range).iter().any(|byte| *byte != 0) {
-                return wrong("the target doesn't read zero (I-5)");
+                return wrong("I-5", "the target doesn't read zero");
             }
             if running.attach.is_some() && !target.owns(range) {
-                return wrong("the target will not read zero (I-5)");
+                return wrong("I-5", "the target will not read zero");
             }
         }
         if view.complete && !target.owns(range) {
-            return wrong("the target doesn't own its clusters (C-5)");
+            return wrong("C-5", "the target doesn't own its clusters");
         }
-        if !view.dirty && !view.held && !self.is_being_changed(range) {
+        if !view.dirty && !view.held && !self.is_being_changed(running.front, range) {
             self.outcome.clean_chunks += 1;
             if differing(&source, &target, running.attach.as_ref(), range).is_some() {
-                return wrong("it differs and nobody will copy it (I-1)");
+                return wrong("I-1", "it differs and nobody will copy it");
             }
         }
         Ok(())
@@ -120,22 +130,73 @@ impl World {
 
     /// After a soft cancel the target is a copy of an instant after it was asked for (oracle c). With the source as
     /// the backing to come there is no such copy: what the source holds goes on changing.
-    pub(super) fn check_copy(&self, running: &Running, before: &[Vec<(Stamp, bool)>]) -> Result<(), String> {
-        let source = self.disks[self.source].layer();
+    pub(super) fn check_copy(&self, running: &Running, before: &[Vec<(Stamp, bool)>]) -> Result<(), Broken> {
+        let (source, target) = self.sides(running);
         if running.attach.as_ref().is_some_and(|backing| backing.is(&source)) {
             return Ok(());
         }
         let everything = ByteRange::between(0, self.length);
-        let found =
-            stamps(&as_attached(&self.disks[running.target].layer(), running.attach.as_ref(), everything))?;
-        self.oracle
+        let found = stamps(&as_attached(&target, running.attach.as_ref(), everything))?;
+        self.fronts[running.front]
+            .oracle
             .check(everything, before, &found)
-            .map_err(|error| format!("the copy of an instant (oracle c): {error}"))
+            .or_else(|wrong| broken("oracle c", format!("the copy of an instant: {wrong}")))
+    }
+
+    /// Source and target of a job.
+    pub(super) fn sides(&self, running: &Running) -> (Layer, Layer) {
+        let source = self.fronts[running.front].source;
+        (self.disks[source].layer(), self.disks[running.target].layer())
+    }
+}
+
+impl Running {
+    /// What a job says of itself keeps to the rules (SPEC C-7, P-1, P-2).
+    fn check_info(&self, info: &Info) -> Result<(), Broken> {
+        let (done, total) = (info.done, info.total);
+        if let Some(last) = self.last.as_ref().filter(|last| done < last.done) {
+            return broken("P-2", format!("progress fell from {} to {done}", last.done));
+        }
+        if total < done.saturating_add(info.dirty).saturating_add(info.in_flight_bytes) {
+            return broken("P-2", format!("{total} bytes in all, and more than that are left: {info:?}"));
+        }
+        if info.in_flight_ops > self.max_in_flight {
+            return broken("C-7", format!("{} operations in flight", info.in_flight_ops));
+        }
+        if matches!(info.status, Status::Paused | Status::Standby) && info.in_flight_ops > 0 {
+            return broken("P-1", format!("paused, and {} operations in flight", info.in_flight_ops));
+        }
+        Ok(())
+    }
+
+    /// A job that is over has said so once, last, after all that came before it (SPEC L-4).
+    pub(super) fn check_milestones(&self, auto_finalize: bool) -> Result<Event, Broken> {
+        let count = |wanted: fn(&Event) -> bool| self.milestones.iter().filter(|event| wanted(event)).count();
+        let ends = count(|event| matches!(event, Event::Completed(_) | Event::Cancelled));
+        let (ready, pending) =
+            (count(|event| *event == Event::Ready), count(|event| *event == Event::Pending));
+        let last = self.milestones.last().copied().unwrap_or(Event::Ready);
+        let is_end = matches!(last, Event::Completed(_) | Event::Cancelled);
+        let good = last == Event::Completed(Ok(()));
+        let first_is_ready = self.milestones.first() == Some(&Event::Ready);
+        let needs_pending = good && !auto_finalize;
+        if ends != 1
+            || !is_end
+            || ready > 1
+            || pending > u64::from(!auto_finalize) as usize
+            || (good && !first_is_ready)
+            || (needs_pending && pending == 0)
+            || !self.status.is_over()
+        {
+            let text = format!("over in state {:?} after {:?}", self.status, self.milestones);
+            return broken("L-4", text);
+        }
+        Ok(last)
     }
 }
 
 /// What a layer reads as once it has its backing.
-fn as_attached(layer: &Layer, attach: Option<&Layer>, range: ByteRange) -> Vec<u8> {
+pub(super) fn as_attached(layer: &Layer, attach: Option<&Layer>, range: ByteRange) -> Vec<u8> {
     match attach {
         Some(backing) => layer.read_over(backing, range),
         None => layer.read(range),

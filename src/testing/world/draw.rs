@@ -43,6 +43,27 @@ impl Shape {
         Self::Commit,
     ];
 
+    /// Whether the target shares nothing with the source's chain: what other guests write to it, or to the chain,
+    /// concerns nobody else.
+    fn stands_alone(self) -> bool {
+        matches!(self, Self::Full | Self::FullOverlay | Self::None | Self::TopCopy)
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::FullOverlay => "full-overlay",
+            Self::None => "none",
+            Self::NoneOverlay => "none-overlay",
+            Self::TopOverlay => "top-overlay",
+            Self::TopAttached => "top-attached",
+            Self::TopCopy => "top-copy",
+            Self::Commit => "commit",
+        }
+    }
+
     fn sync(self) -> Sync {
         match self {
             Self::Full | Self::FullOverlay => Sync::Full,
@@ -54,6 +75,10 @@ impl Shape {
 
 /// A job's target and what it is asked to do.
 pub(super) struct Drawn {
+    /// Whose filter is copied.
+    pub(super) front: usize,
+    /// Whose filter is switched, if not that.
+    pub(super) replaces: Option<usize>,
     pub(super) shape: Shape,
     pub(super) target: usize,
     /// The backing that the target gets before the switch.
@@ -186,9 +211,9 @@ pub(super) fn draw_disk(random: &mut Random, layer: &Layer, traits: Traits) -> D
 }
 
 impl World {
-    /// The next job, or `None` if the draw makes no sense now.
-    pub(super) fn draw_job(&mut self) -> Option<Drawn> {
-        let source = self.disks[self.source].layer();
+    /// The next job of a front, or `None` if the draw makes no sense now.
+    pub(super) fn draw_job(&mut self, front: usize) -> Option<Drawn> {
+        let source = self.disks[self.fronts[front].source].layer();
         let base = source.base();
         let shape = if base.is_some() {
             self.random.pick(&Shape::ALL)
@@ -220,9 +245,14 @@ impl World {
         };
         let traits = Traits { alignment: self.alignment, reads_zero, unattached: attach.is_some() };
         let target = self.disk_of(&layer, traits);
-        let mut options = self.draw_options(shape);
+        let host_io = self.fronts[front].host_io;
+        let mut options = self.draw_options(shape, host_io);
         options.target_is_zero = reads_zero && self.random.one_in(2);
-        Some(Drawn { shape, target, attach, options })
+        let other = (0..self.fronts.len()).find(|other| *other != front);
+        // A commit leaves its filter on a base that may be longer than what its guests know.
+        let fits = |other: &usize| self.fronts[*other].filter.length() == self.disks[target].layer().length();
+        let replaces = other.filter(fits).filter(|_| shape.stands_alone() && self.random.one_in(2));
+        Some(Drawn { front, shape, target, attach, options, replaces })
     }
 
     /// Whether a job that was freed may still be writing to the chain below this layer: what is not certain yet can't
@@ -241,8 +271,7 @@ impl World {
             return known;
         }
         let disk = draw_disk(&mut self.random, layer, traits);
-        self.disks.push(disk);
-        self.disks.len() - 1
+        self.add_disk(disk)
     }
 
     /// Zeroes, or garbage that must not be seen afterwards; by itself or over more garbage.
@@ -285,11 +314,11 @@ impl World {
         layer
     }
 
-    fn draw_options(&mut self, shape: Shape) -> Options {
+    fn draw_options(&mut self, shape: Shape, host_io: bool) -> Options {
         let random = &mut self.random;
         let granularity = random.pick(&[512u64, 1024, 4096, 16384, 65536]).max(self.alignment);
         let policies = [ErrorPolicy::Report, ErrorPolicy::Ignore, ErrorPolicy::Stop, ErrorPolicy::Enospc];
-        let write_blocking = !self.host_io && random.one_in(2);
+        let write_blocking = !host_io && random.one_in(2);
         Options {
             kind: if shape == Shape::Commit { JobKind::CommitActive } else { JobKind::Mirror },
             sync: shape.sync(),
@@ -298,7 +327,7 @@ impl World {
             buf_size: granularity * random.within(1, 20),
             max_in_flight: random.within(1, 17) as u32,
             max_io: granularity.max(512) * random.within(1, 5),
-            speed: if random.one_in(6) { random.within(1000, 10_000_000) } else { 0 },
+            speed: if random.one_in(6) { random.pick(&[1, 1000, 100_000, 10_000_000, u64::MAX]) } else { 0 },
             on_source_error: random.pick(&policies),
             on_target_error: random.pick(&policies),
             unmap: !random.one_in(3),

@@ -1,8 +1,11 @@
 //! Winding down: without faults and new guests everything comes to its end (oracle i).
 
-use super::super::disk::{Disk, Faults};
+use super::super::disk::Disk;
+use super::super::faults::Faults;
 use super::World;
 use super::operator::Running;
+use super::verbs::said;
+use super::verdict::{Broken, broken};
 use crate::device::Kind;
 use crate::engine::Status;
 use crate::filter::GuestFlags;
@@ -14,7 +17,7 @@ use std::sync::atomic::Ordering;
 const PATIENCE: u32 = 200_000;
 
 impl World {
-    pub(super) fn wind_down(&mut self) -> Result<(), String> {
+    pub(super) fn wind_down(&mut self) -> Result<(), Broken> {
         self.note(|| "wind down".to_owned());
         for disk in &self.disks {
             disk.set_faults(Faults::default());
@@ -44,15 +47,18 @@ impl World {
             self.let_time_pass()?;
         }
         let info = self.running.as_ref().map(|running| running.job.query());
-        Err(format!(
-            "no end (oracle i): {} guest requests, pending {:?}, job {info:?}",
-            self.requests.len(),
-            self.disks.iter().map(Disk::pending).collect::<Vec<_>>()
-        ))
+        broken(
+            "oracle i",
+            format!(
+                "no end: {} guest requests, pending {:?}, job {info:?}",
+                self.requests.len(),
+                self.disks.iter().map(Disk::pending).collect::<Vec<_>>()
+            ),
+        )
     }
 
     /// To the next moment at which something will happen; there must be one.
-    fn let_time_pass(&mut self) -> Result<(), String> {
+    fn let_time_pass(&mut self) -> Result<(), Broken> {
         let due = self.disks.iter().filter_map(Disk::next_due).min().unwrap_or(u64::MAX);
         let ready =
             |running: &Running| running.woken.load(Ordering::SeqCst) || running.state == PollState::Busy;
@@ -62,19 +68,18 @@ impl World {
         } else if let Some(running) = &self.running {
             let info = running.job.query();
             let guests: Vec<_> = self.requests.keys().collect();
-            return Err(format!(
-                "everybody sleeps, guests {guests:?} wait, the job is not over (oracle i): {info:?}"
-            ));
+            let text = format!("everybody sleeps, guests {guests:?} wait, the job is not over: {info:?}");
+            return broken("oracle i", text);
         }
         Ok(())
     }
 
-    fn check_nobody_waits(&mut self) -> Result<(), String> {
-        self.take_opened();
-        if self.turned_away {
-            return Err(
-                "a begin was turned away, and nobody said that the gate is open again (G-8)".to_owned()
-            );
+    fn check_nobody_waits(&mut self) -> Result<(), Broken> {
+        for front in &mut self.fronts {
+            front.take_opened();
+            if front.turned_away {
+                return broken("G-8", "a begin was turned away, and nobody said that the gate is open again");
+            }
         }
         Ok(())
     }
@@ -95,11 +100,14 @@ impl World {
         if info.paused {
             let _ = running.job.resume();
         }
+        let front = running.front;
         let result = match info.status {
+            Status::Created => running.job.start(),
             Status::Ready if soft => {
                 let result = running.job.cancel(false);
                 if result.is_ok() && running.cancelled_at.is_none() {
-                    running.cancelled_at = Some(self.oracle.snapshot(ByteRange::between(0, self.length)));
+                    running.cancelled_at =
+                        Some(self.fronts[front].oracle.snapshot(ByteRange::between(0, self.length)));
                 }
                 result
             }
@@ -107,14 +115,23 @@ impl World {
             Status::Pending => running.job.finalize(),
             _ => return,
         };
-        self.note(|| format!("push on from {}: {result:?}", info.status.name()));
+        self.note(|| format!("push on from {}: {}", info.status.name(), said(&result)));
     }
 
     /// A guest's last look at its disk.
-    pub(super) fn read_everything(&mut self) -> Result<(), String> {
-        self.submit(Kind::Read, ByteRange::between(0, self.length), GuestFlags::default());
+    pub(super) fn read_everything(&mut self) -> Result<(), Broken> {
+        for front in 0..self.fronts.len() {
+            // Nobody's: no guest has so many requests.
+            let nobody = self.guests.len();
+            self.submit(
+                (nobody, front),
+                Kind::Read,
+                ByteRange::between(0, self.length),
+                GuestFlags::default(),
+            );
+        }
         for _ in 0..PATIENCE {
-            self.take_done()?;
+            self.check()?;
             if self.requests.is_empty() {
                 return Ok(());
             }
@@ -123,6 +140,6 @@ impl World {
             }
             self.now += 1_000_000;
         }
-        Err(format!("seed {}: the last read does not end", self.seed))
+        broken("oracle i", "the last read does not end")
     }
 }
