@@ -3,7 +3,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all demo test test-rust test-python test-root types sim bench header lint docs wasm fuzz sanitize-thread sanitize-address \
+.PHONY: all demo test test-rust test-python test-root types sim teeth mutants bench header lint docs wasm fuzz sanitize-thread sanitize-address \
 	valgrind clean
 
 # The simulator wants simulated disks in the library; what is shipped is built without.
@@ -38,6 +38,15 @@ FROM ?= 0
 STEPS ?= 2000
 sim:
 	$(CARGO) run --release --locked --quiet -p blkmirror-sim -- --seeds $(SEEDS) --from $(FROM) --steps $(STEPS)
+
+# Each planted bug of teeth/ is caught.
+teeth:
+	scripts/teeth
+
+# Small changes of the core, made by a program, and whether the tests see them. It takes hours; MUTANTS="--shard 3/50" does a
+# fiftieth of it. It needs cargo-mutants.
+mutants:
+	$(CARGO) mutants $(MUTANTS)
 
 bench:
 	$(CARGO) bench --locked
