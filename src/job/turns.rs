@@ -202,7 +202,7 @@ mod model {
         }
 
         fn is_raised(&self) -> bool {
-            self.signal.fd().unwrap() == 1
+            self.signal.fd([None; 2]).unwrap() == 1
         }
     }
 

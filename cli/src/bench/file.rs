@@ -102,7 +102,7 @@ fn fill(path: &Path, data: u64, length: u64, seed: u64) -> io::Result<()> {
 }
 
 fn copy(source: &Path, target: &Path, direct: bool) -> Result<(), Failure> {
-    let open = file::OpenOptions { direct, ..file::OpenOptions::default() };
+    let open = file::OpenOptions { direct, threads: !direct, ..file::OpenOptions::default() };
     let filter = Filter::new(&file::open(source, &file::OpenOptions { read_only: true, ..open })?)?;
     let target = file::open(target, &open)?;
     let options = Options { auto_complete: true, auto_dismiss: false, ..Options::default() };

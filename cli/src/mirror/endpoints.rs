@@ -19,7 +19,9 @@ impl Endpoints {
         must_exist(&arguments.source, "there is nothing to copy")?;
         let open = file::OpenOptions {
             direct: arguments.direct,
-            threads: arguments.threads,
+            // What goes through the page cache is copied by a processor in any case; the kernel's own helpers sometimes
+            // contend for the file so that they burn many times what it takes.
+            threads: arguments.threads || !arguments.direct,
             workers: workers(arguments.in_flight),
             ..file::OpenOptions::default()
         };

@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     pub(crate) direct: bool,
 
-    /// Leave the work to threads, even where io_uring is to be had
+    /// With --direct: leave the work to threads, even where io_uring is to be had
     #[arg(long)]
     pub(crate) threads: bool,
 
