@@ -120,6 +120,7 @@ const EBUSY: c_int = 16;
 const EINVAL: c_int = 22;
 const EROFS: c_int = 30;
 const ENOMEM: c_int = 12;
+const ENAMETOOLONG: c_int = 36;
 const E2: &[c_int] = &[EINVAL];
 
 fn device(limits: &mirror_device_limits, which: usize) -> Option<*mut mirror_device> {
@@ -287,7 +288,7 @@ fn run(input: &Input) {
         let mut job = null_mut();
         let result = unsafe { mirror_job_new(filter, target, raw.pointer(), &raw mut job) };
         let readable = (size_of::<mirror_job_options>()..=4096).contains(&options.struct_size);
-        if refused(result, &[EINVAL, EROFS, ENOMEM, EBUSY]) {
+        if refused(result, &[EINVAL, EROFS, ENOMEM, EBUSY, ENAMETOOLONG]) {
             assert!(job.is_null());
             assert_eq!(closed_times(2), u32::from(readable), "{}", last_error());
         } else {
