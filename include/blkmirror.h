@@ -545,23 +545,26 @@ typedef struct {
     uint32_t on_target_error;
     // `MIRROR_JOB_` flags. Default: `UNMAP`, `DETECT_ZEROES`, `AUTO_FINALIZE` and `AUTO_DISMISS`.
     uint32_t flags;
-    // Background operations at a time, at most 1024. 0, the default: 16.
+    // Background operations at a time, at most 1024. 0, the default: as many as the link takes. That is measured: the copy
+    // keeps as many bytes under way as come through while one copy is, and a few milliseconds' worth more.
     uint32_t max_in_flight;
     // Bytes in a chunk, in which changes are tracked: a power of two from 512 to 67108864, not smaller than the devices'
     // request alignment. 0, the default: 4096 up to a terabyte, more beyond.
     uint64_t granularity;
     // Bytes of copy buffers, at most 4 GiB. 0, the default: 16 MiB.
     uint64_t buf_size;
-    // Most bytes in one copy, at least 512. 0, the default: `buf_size / max_in_flight`, at least 1 MiB.
+    // Most bytes in one copy, at least 512. 0, the default: `buf_size / max_in_flight`, or a sixteenth of `buf_size`,
+    // but at least 1 MiB.
     uint64_t max_io;
     // Bytes per second that background copies may take. 0, the default: no limit.
     uint64_t speed;
     // Nanoseconds between the beginnings of two passes over what guests write again and again, after the first pass.
     // Default: 50 ms.
     uint64_t pass_interval_ns;
-    // Most bytes in one copy while guest writes are carried, at least 512. Default: 256 KiB.
+    // Most bytes in one copy while guest writes are carried, at least 512. 0, the default: fitted to the link.
     uint64_t guest_first_io;
-    // Background operations at a time while guest writes are carried, from 1 to 1024. Default: 2.
+    // Background operations at a time while guest writes are carried, at most 1024. 0, the default: what guests leave of the
+    // link, so that the copy keeps none of their writes waiting for more than about a millisecond.
     uint32_t guest_first_in_flight;
     // Must be 0.
     uint32_t reserved;
@@ -574,7 +577,11 @@ typedef struct {
     // Called by `mirror_job_poll` just before the switch, when source and target are equal and guest requests wait: the
     // host attaches the target's backing. It answers 0, or `-errno`, which ends the job without the switch.
     int (*prepare)(void *opaque, const mirror_prepare_info *info);
-    // What `wake` and `prepare` get.
+    // What time it is in nanoseconds, by the clock whose times `mirror_job_poll` gets. With `MIRROR_JOB_INLINE` it is asked, from
+    // any thread, by whoever drives the job outside of a poll. NULL, the default: the last poll's time counts there, and
+    // copies are less well fitted to the link. A host that passes `mirror_clock_ns()` to the poll returns it here.
+    uint64_t (*clock)(void *opaque);
+    // What `wake`, `prepare` and `clock` get.
     void *opaque;
     // Called with `opaque` exactly once: when the job is gone and calls its hooks no more, or when `mirror_job_new`
     // fails.

@@ -128,7 +128,7 @@ layout! {
     mirror_job_options {
         struct_size, id, kind, sync, copy_mode, backing_mode, on_source_error, on_target_error, flags, max_in_flight,
         granularity, buf_size, max_io, speed, pass_interval_ns, guest_first_io, guest_first_in_flight, reserved, replaces,
-        wake, prepare, opaque, closed,
+        wake, prepare, clock, opaque, closed,
     }
     mirror_counter { ops, bytes, errors }
     mirror_job_info {

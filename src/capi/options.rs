@@ -4,10 +4,11 @@ use super::constants::*;
 use super::convert::{Opaque, Versioned, check_flags, check_pointer, from_c, outcome, text, to_c};
 use super::filter::mirror_filter;
 use super::{guard, handle};
+use crate::clock::Nanos;
 use crate::engine::Options;
 use crate::error::{Error, IoResult, Result};
 use crate::filter::Filter;
-use crate::job::{JobOptions, PrepareInfo};
+use crate::job::{ClockHook, JobOptions, PrepareInfo};
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::zeroed;
 use std::sync::Arc;
@@ -50,23 +51,26 @@ pub struct mirror_job_options {
     pub on_target_error: u32,
     /// `MIRROR_JOB_` flags. Default: `UNMAP`, `DETECT_ZEROES`, `AUTO_FINALIZE` and `AUTO_DISMISS`.
     pub flags: u32,
-    /// Background operations at a time, at most 1024. 0, the default: 16.
+    /// Background operations at a time, at most 1024. 0, the default: as many as the link takes. That is measured: the copy
+    /// keeps as many bytes under way as come through while one copy is, and a few milliseconds' worth more.
     pub max_in_flight: u32,
     /// Bytes in a chunk, in which changes are tracked: a power of two from 512 to 67108864, not smaller than the devices'
     /// request alignment. 0, the default: 4096 up to a terabyte, more beyond.
     pub granularity: u64,
     /// Bytes of copy buffers, at most 4 GiB. 0, the default: 16 MiB.
     pub buf_size: u64,
-    /// Most bytes in one copy, at least 512. 0, the default: `buf_size / max_in_flight`, at least 1 MiB.
+    /// Most bytes in one copy, at least 512. 0, the default: `buf_size / max_in_flight`, or a sixteenth of `buf_size`,
+    /// but at least 1 MiB.
     pub max_io: u64,
     /// Bytes per second that background copies may take. 0, the default: no limit.
     pub speed: u64,
     /// Nanoseconds between the beginnings of two passes over what guests write again and again, after the first pass.
     /// Default: 50 ms.
     pub pass_interval_ns: u64,
-    /// Most bytes in one copy while guest writes are carried, at least 512. Default: 256 KiB.
+    /// Most bytes in one copy while guest writes are carried, at least 512. 0, the default: fitted to the link.
     pub guest_first_io: u64,
-    /// Background operations at a time while guest writes are carried, from 1 to 1024. Default: 2.
+    /// Background operations at a time while guest writes are carried, at most 1024. 0, the default: what guests leave of the
+    /// link, so that the copy keeps none of their writes waiting for more than about a millisecond.
     pub guest_first_in_flight: u32,
     /// Must be 0.
     pub reserved: u32,
@@ -79,7 +83,11 @@ pub struct mirror_job_options {
     /// Called by `mirror_job_poll` just before the switch, when source and target are equal and guest requests wait: the
     /// host attaches the target's backing. It answers 0, or `-errno`, which ends the job without the switch.
     pub prepare: Option<unsafe extern "C" fn(opaque: *mut c_void, info: *const mirror_prepare_info) -> c_int>,
-    /// What `wake` and `prepare` get.
+    /// What time it is in nanoseconds, by the clock whose times `mirror_job_poll` gets. With `MIRROR_JOB_INLINE` it is asked, from
+    /// any thread, by whoever drives the job outside of a poll. NULL, the default: the last poll's time counts there, and
+    /// copies are less well fitted to the link. A host that passes `mirror_clock_ns()` to the poll returns it here.
+    pub clock: Option<unsafe extern "C" fn(opaque: *mut c_void) -> u64>,
+    /// What `wake`, `prepare` and `clock` get.
     pub opaque: *mut c_void,
     /// Called with `opaque` exactly once: when the job is gone and calls its hooks no more, or when `mirror_job_new`
     /// fails.
@@ -150,6 +158,7 @@ pub unsafe extern "C" fn mirror_job_options_init(
 pub(super) struct Hooks {
     wake: Option<unsafe extern "C" fn(opaque: *mut c_void)>,
     prepare: Option<unsafe extern "C" fn(opaque: *mut c_void, info: *const mirror_prepare_info) -> c_int>,
+    clock: Option<unsafe extern "C" fn(opaque: *mut c_void) -> u64>,
     opaque: Opaque,
 }
 
@@ -159,7 +168,7 @@ impl Hooks {
     pub(super) unsafe fn new(options: &mirror_job_options) -> Self {
         // SAFETY: the caller vouches for `closed`.
         let opaque = unsafe { Opaque::new(options.opaque, options.closed) };
-        Self { wake: options.wake, prepare: options.prepare, opaque }
+        Self { wake: options.wake, prepare: options.prepare, clock: options.clock, opaque }
     }
 
     fn call_prepare(&self, info: &PrepareInfo) -> IoResult {
@@ -201,6 +210,7 @@ pub(super) unsafe fn to_job_options(options: &mirror_job_options, hooks: Hooks) 
         Some(Filter::clone(&*filter.map_err(|error| error.context("replaces"))?))
     };
     let hooks = Arc::new(hooks);
+    let asked = hooks.clock.map(|clock| (clock, Arc::clone(&hooks)));
     let waking = hooks.wake.map(|wake| (wake, Arc::clone(&hooks)));
     Ok(JobOptions {
         options: Options {
@@ -232,6 +242,10 @@ pub(super) unsafe fn to_job_options(options: &mirror_job_options, hooks: Hooks) 
         wake: waking.map(|(wake, hooks)| -> Box<dyn Fn() + Send + Sync> {
             // SAFETY: `Hooks::new` vouches for the hook, from any thread, and it keeps the pointer open.
             Box::new(move || unsafe { wake(hooks.opaque.pointer()) })
+        }),
+        clock: asked.map(|(clock, hooks)| -> ClockHook {
+            // SAFETY: as above.
+            Box::new(move || Nanos(unsafe { clock(hooks.opaque.pointer()) }))
         }),
         // Always there: it keeps the pointer open as long as the job lives.
         prepare: Some(Box::new(move |info| hooks.call_prepare(info))),

@@ -13,6 +13,7 @@ use super::conflict::Queue;
 use super::options::{MAX_IN_FLIGHT, Settings};
 use super::outbox::{OpId, Side};
 use super::scan::{Method, Piece};
+use super::window::Stamp;
 use super::{Engine, Extent, Flags, Kind, Status};
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::range::{ByteRange, ChunkRange, Geometry};
@@ -45,6 +46,8 @@ struct Op {
     chunks: ChunkRange,
     range: ByteRange,
     buffers: Vec<Segment>,
+    /// When a copy was sent.
+    stamp: Option<Stamp>,
     queue: Queue,
 }
 
@@ -61,11 +64,15 @@ struct Reservation {
 pub(super) struct Ops {
     slots: Vec<Op>,
     free: Vec<u16>,
+    most: u16,
     arena: Arena,
     /// Chunks that one buffer holds.
     buffer_chunks: u32,
     in_flight: u32,
     in_flight_bytes: u64,
+    /// Those that hold buffers, and their bytes.
+    copies: u32,
+    copied_bytes: u64,
     reserved: Option<Reservation>,
     queries: u32,
 }
@@ -74,16 +81,10 @@ impl Ops {
     pub(super) fn new(settings: &Settings, geometry: Geometry) -> Result<Self> {
         let no_memory = |_| Error::new(Errno::ENOMEM, "no memory for the table of operations");
         // One more than may be in flight, for the reservation.
-        let count = (settings.max_in_flight + 1).min(MAX_IN_FLIGHT) as u16;
-        let mut slots = Vec::new();
-        slots.try_reserve_exact(usize::from(count)).map_err(no_memory)?;
-        slots.resize_with(usize::from(count), || Op {
-            state: OpState::Free,
-            chunks: ChunkRange::default(),
-            range: ByteRange::default(),
-            buffers: Vec::new(),
-            queue: Queue::default(),
-        });
+        let most = (settings.max_in_flight + 1).min(MAX_IN_FLIGHT) as u16;
+        let (mut slots, mut free) = (Vec::new(), Vec::new());
+        slots.try_reserve_exact(usize::from(most)).map_err(no_memory)?;
+        free.try_reserve_exact(usize::from(most)).map_err(no_memory)?;
         // No more buffers than the device can fill.
         let buffer_chunks = settings.buffer_unit / settings.granularity;
         let buffers =
@@ -91,11 +92,14 @@ impl Ops {
         let arena = Arena::new(u32::try_from(buffers).unwrap_or(u32::MAX))?;
         Ok(Self {
             slots,
-            free: (0..count).rev().collect(),
+            free,
+            most,
             arena,
             buffer_chunks: buffer_chunks as u32,
             in_flight: 0,
             in_flight_bytes: 0,
+            copies: 0,
+            copied_bytes: 0,
             reserved: None,
             queries: 0,
         })
@@ -127,13 +131,33 @@ impl Ops {
         self.queries
     }
 
+    /// A place that is free. There are no more than were ever needed at a time, because some things look at all.
+    fn place(&mut self) -> Option<u16> {
+        if let Some(index) = self.free.pop() {
+            return Some(index);
+        }
+        let index = self.slots.len() as u16;
+        if index == self.most {
+            return None;
+        }
+        self.slots.push(Op {
+            state: OpState::Free,
+            chunks: ChunkRange::default(),
+            range: ByteRange::default(),
+            buffers: Vec::new(),
+            stamp: None,
+            queue: Queue::default(),
+        });
+        Some(index)
+    }
+
     /// Starts an operation; `None` if all places are taken.
     pub(super) fn take(&mut self, state: OpState, chunks: ChunkRange, range: ByteRange) -> Option<OpId> {
-        let index = self.free.pop()?;
+        let index = self.place()?;
         let op = &mut self.slots[usize::from(index)];
         (op.state, op.chunks, op.range) = (state, chunks, range);
         self.in_flight += 1;
-        self.in_flight_bytes += copied_bytes(state, range);
+        self.in_flight_bytes += progress_bytes(state, range);
         self.queries += u32::from(state == OpState::Query);
         Some(OpId::background(index))
     }
@@ -150,7 +174,11 @@ impl Ops {
     fn give_back(&mut self, id: OpId) {
         let op = &mut self.slots[id.background_index()];
         self.in_flight -= 1;
-        self.in_flight_bytes -= copied_bytes(op.state, op.range);
+        self.in_flight_bytes -= progress_bytes(op.state, op.range);
+        if op.stamp.take().is_some() {
+            self.copies -= 1;
+            self.copied_bytes -= op.range.len();
+        }
         self.queries -= u32::from(op.state == OpState::Query);
         op.state = OpState::Free;
         self.arena.give_back(&mut op.buffers);
@@ -204,7 +232,7 @@ impl Ops {
 
     /// A reservation takes a place but is not in flight: nothing of it is under way.
     pub(super) fn take_reserved(&mut self, chunks: ChunkRange) -> Option<OpId> {
-        let index = self.free.pop()?;
+        let index = self.place()?;
         let op = &mut self.slots[usize::from(index)];
         (op.state, op.chunks, op.range) = (OpState::Reserved, chunks, ByteRange::default());
         let op = OpId::background(index);
@@ -245,10 +273,33 @@ impl Ops {
         self.reserved = None;
         Some(id)
     }
+
+    /// The operation's read is sent.
+    fn begin_copy(&mut self, id: OpId, stamp: Stamp) {
+        let op = &mut self.slots[id.background_index()];
+        op.stamp = Some(stamp);
+        self.copies += 1;
+        self.copied_bytes += op.range.len();
+    }
+
+    /// A copy goes on as a zero: its buffers are not needed any more.
+    fn copy_becomes_zero(&mut self, id: OpId) {
+        let op = &mut self.slots[id.background_index()];
+        op.state = OpState::Zero;
+        op.stamp = None;
+        self.copies -= 1;
+        self.copied_bytes -= op.range.len();
+        self.arena.give_back(&mut op.buffers);
+    }
+
+    /// Operations in flight that are no copies.
+    fn others(&self) -> u32 {
+        self.in_flight - self.copies
+    }
 }
 
 /// The bytes of progress that an operation stands for: what it takes from the dirty set.
-fn copied_bytes(state: OpState, range: ByteRange) -> u64 {
+fn progress_bytes(state: OpState, range: ByteRange) -> u64 {
     match state {
         OpState::Query | OpState::Read | OpState::Write | OpState::Zero | OpState::Discard => range.len(),
         _ => 0,
@@ -271,9 +322,7 @@ impl Engine {
             return false;
         }
         if let Some(id) = self.ops.begin_reserved_read(self.geometry, self.max_segments()) {
-            let op = self.ops.op(id);
-            self.outbox.transfer(id, Side::Source, Kind::Read, op.range, &op.buffers);
-            self.rate.charge(self.now, op.range.len());
+            self.send_read(id);
         }
         !self.ops.reservation_is_held()
     }
@@ -291,10 +340,10 @@ impl Engine {
     }
 
     fn start_copy(&mut self, piece: ChunkRange) -> Started {
-        let chunks = self.first_part(piece, self.most_chunks_per_copy());
-        if self.ops.free_chunks() == 0 {
+        if self.ops.free_chunks() == 0 || !self.has_window() {
             return Started::NoRoom;
         }
+        let chunks = self.first_part(piece, self.most_chunks_per_copy());
         let range = self.geometry.bytes(chunks);
         let want = chunks.len() as u32;
         let max_segments = self.max_segments();
@@ -311,21 +360,61 @@ impl Engine {
             self.ops.give_back(id);
             return Started::NoRoom;
         }
-        let range = self.ops.shorten(id, fits, self.geometry);
-        let op = self.ops.op(id);
-        self.outbox.transfer(id, Side::Source, Kind::Read, range, &op.buffers);
-        self.rate.charge(self.now, range.len());
+        self.ops.shorten(id, fits, self.geometry);
+        self.send_read(id);
         Started::Yes { rest: ChunkRange::new(fits.end, piece.end) }
+    }
+
+    fn send_read(&mut self, id: OpId) {
+        let alone = self.ops.copies == 0;
+        let op = self.ops.op(id);
+        let bytes = op.range.len();
+        self.outbox.transfer(id, Side::Source, Kind::Read, op.range, &op.buffers);
+        self.rate.charge(self.now, bytes);
+        let stamp = self.window.sent(bytes, alone, self.guests.carried_bytes());
+        self.ops.begin_copy(id, stamp);
+    }
+
+    /// Whether another copy may be on its way (SPEC C-7, C-11).
+    fn has_window(&mut self) -> bool {
+        let guests = self.window_guests();
+        let fits = if guests.is_some() {
+            self.settings.options.guest_first_in_flight == 0
+        } else {
+            self.settings.fits_link
+        };
+        if !fits {
+            return true;
+        }
+        match self.window.room(self.ops.copied_bytes, guests) {
+            Ok(()) => true,
+            Err(until) => {
+                if let Some(until) = until {
+                    self.scan.wake_at(until);
+                }
+                false
+            }
+        }
+    }
+
+    /// What guests have on its way to the target, if they are to be served first.
+    fn window_guests(&self) -> Option<u64> {
+        self.guests.are_active(self.now).then(|| self.guests.carried_bytes())
     }
 
     /// A chunk at least, however large it is; what is larger than a device takes at a time goes in parts.
     fn most_chunks_per_copy(&self) -> u64 {
-        let first =
-            if self.guests.are_active(self.now) { self.settings.options.guest_first_io } else { u64::MAX };
+        let guests = self.guests.are_active(self.now);
+        let fits = match self.settings.options.guest_first_io {
+            0 if guests => self.window.longest_copy(true),
+            bytes if guests => bytes,
+            _ if self.settings.fits_link => self.window.longest_copy(false),
+            _ => u64::MAX,
+        };
         let most = self
             .settings
             .max_io
-            .min(first)
+            .min(fits)
             .min(self.source.limits.max_transfer)
             .min(self.target.limits.max_transfer);
         (most / self.geometry.granularity()).clamp(1, u64::from(self.ops.arena_chunks()))
@@ -345,6 +434,9 @@ impl Engine {
         if zero && self.start.known_zero.all(chunks) {
             self.skip_zero(chunks, range);
             return Started::Yes { rest };
+        }
+        if self.ops.others() >= self.settings.max_others {
+            return Started::NoRoom;
         }
         let state = if zero { OpState::Zero } else { OpState::Discard };
         let Some(id) = self.ops.take(state, chunks, range) else {
@@ -423,6 +515,9 @@ impl Engine {
     fn read_done(&mut self, id: OpId, result: IoResult, zeroes: bool) {
         let (chunks, range) = (self.ops.op(id).chunks, self.ops.op(id).range);
         self.progress.count(Kind::Read, range.len(), result);
+        if result.is_err() || self.is_ending() {
+            self.copy_came_through(id, 0);
+        }
         if let Err(errno) = result {
             self.end_failed(id, Kind::Read, Side::Source, errno);
             return;
@@ -435,9 +530,8 @@ impl Engine {
         }
         if zeroes && self.target.zero && self.is_worth_clearing(range) {
             // The buffers are not needed any more; the operation goes on as a zero.
-            let op = &mut self.ops.slots[id.background_index()];
-            op.state = OpState::Zero;
-            self.ops.arena.give_back(&mut op.buffers);
+            self.copy_came_through(id, range.len());
+            self.ops.copy_becomes_zero(id);
             if self.start.known_zero.all(chunks) {
                 self.end_op(id);
                 self.skip_zero(chunks, range);
@@ -453,9 +547,19 @@ impl Engine {
         self.outbox.transfer(id, Side::Target, Kind::Write, range, &op.buffers);
     }
 
+    /// So many bytes of a copy are on the target, or need not go there.
+    fn copy_came_through(&mut self, id: OpId, bytes: u64) {
+        if let Some(stamp) = self.ops.op(id).stamp {
+            self.window.done(stamp, bytes);
+        }
+    }
+
     fn write_done(&mut self, id: OpId, kind: Kind, result: IoResult) {
         let range = self.ops.op(id).range;
         self.progress.count(kind, range.len(), result);
+        if kind == Kind::Write {
+            self.copy_came_through(id, if result.is_ok() { range.len() } else { 0 });
+        }
         if let Err(errno) = result {
             self.end_failed(id, kind, Side::Target, errno);
             return;

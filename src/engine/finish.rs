@@ -255,7 +255,7 @@ impl Engine {
     /// Whether no failure asks for patience.
     fn may_flush(&mut self) -> bool {
         if let Some(until) = self.scan.held_until(self.now) {
-            self.scan.deadline = Some(self.scan.deadline.map_or(until, |at| at.min(until)));
+            self.scan.wake_at(until);
             return false;
         }
         true

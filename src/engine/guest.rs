@@ -346,6 +346,9 @@ impl Engine {
             return;
         }
         self.progress.add_carried(carried.len(), cleared * self.granularity());
+        if request.kind == GuestKind::Write {
+            self.window.delivered(carried.len());
+        }
         let whole = self.geometry.contained(carried);
         if request.kind != GuestKind::Write {
             self.start.known_zero.set(whole);

@@ -38,6 +38,7 @@ mod rate;
 mod scan;
 mod start;
 mod state;
+mod window;
 
 pub use arena::Segment;
 pub use event::{Action, Event, Failure};
@@ -71,6 +72,7 @@ use scan::Scan;
 use start::Start;
 use state::check_verb;
 use std::sync::Arc;
+use window::Window;
 
 /// What the engine needs to know of a device.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +140,7 @@ pub struct Engine {
     finish: Finish,
     errors: Errors,
     rate: Rate,
+    window: Window,
     progress: Progress,
     events: Events,
     outbox: Outbox,
@@ -159,6 +162,7 @@ impl Engine {
             finish: Finish::Off,
             errors: Errors::default(),
             rate: Rate::new(settings.options.speed),
+            window: Window::new(),
             progress: Progress::default(),
             events: Events::new(),
             outbox: Outbox::default(),
@@ -320,7 +324,14 @@ impl Engine {
 
     // Inputs from the driver.
 
-    /// The time is `now`: starts what can be started. Bounded work; [`Outbox::more`] says that there is more.
+    /// The time is `now`, for whatever is told from here on. `exact`: it was asked for just now, so that what takes time can
+    /// be measured by it; else it is the last that anybody knows.
+    pub fn set_time(&mut self, now: Nanos, exact: bool) {
+        self.now = self.now.max(now);
+        self.window.set_time(self.now, exact);
+    }
+
+    /// Starts what can be started at `now`. Bounded work; [`Outbox::more`] says that there is more.
     pub fn advance(&mut self, now: Nanos) {
         self.now = self.now.max(now);
         self.progress.sample(self.now, self.chunks_dirtied());

@@ -12,8 +12,10 @@ pub const MAX_GRANULARITY: u64 = 64 << 20;
 const DEFAULT_BUF_SIZE: u64 = 16 << 20;
 /// Most copy buffers: more would only hide a mistake in units.
 const MAX_BUF_SIZE: u64 = 4 << 30;
-/// Background operations at a time where the host names no number.
+/// Where the host names no number: zeroes and other operations that are no copies, at a time.
 const DEFAULT_IN_FLIGHT: u32 = 16;
+/// Where the host names no number: into how many copies the buffers are to go at least.
+const BUFFER_SHARES: u64 = 16;
 /// Most background operations at a time.
 pub const MAX_IN_FLIGHT: u32 = 1024;
 /// Longest job id.
@@ -95,7 +97,7 @@ pub struct Options {
     pub granularity: u64,
     /// Bytes of copy buffers, 0 for 16 MiB.
     pub buf_size: u64,
-    /// Background operations at a time, 0 for the default.
+    /// Background operations at a time; 0: as many as the link takes (SPEC C-7).
     pub max_in_flight: u32,
     /// Most bytes in one copy, 0 for the default.
     pub max_io: u64,
@@ -121,9 +123,9 @@ pub struct Options {
     pub backing_mode: BackingMode,
     /// Nanoseconds between the beginnings of two passes over the dirty set, after the first (SPEC C-12).
     pub pass_interval_ns: u64,
-    /// Most bytes in one copy while guest writes are carried (SPEC C-11).
+    /// Most bytes in one copy while guest writes are carried; 0: fitted to the link (SPEC C-11).
     pub guest_first_io: u64,
-    /// Background operations at a time while guest writes are carried (SPEC C-11).
+    /// Background operations at a time while guest writes are carried; 0: as many as leave the guest the link (SPEC C-11).
     pub guest_first_in_flight: u32,
 }
 
@@ -149,8 +151,8 @@ impl Default for Options {
             auto_complete: false,
             backing_mode: BackingMode::SourceChain,
             pass_interval_ns: 50_000_000,
-            guest_first_io: 256 << 10,
-            guest_first_in_flight: 2,
+            guest_first_io: 0,
+            guest_first_in_flight: 0,
         }
     }
 }
@@ -163,7 +165,12 @@ pub struct Settings {
     pub(crate) buf_size: u64,
     /// Bytes in one buffer: a chunk, or more where a device wants its memory better aligned than chunks are.
     pub(crate) buffer_unit: u64,
+    /// Background operations at a time.
     pub(crate) max_in_flight: u32,
+    /// Those among them that are no copies.
+    pub(crate) max_others: u32,
+    /// Fewer copies, if more would only wait (SPEC C-7).
+    pub(crate) fits_link: bool,
     pub(crate) max_io: u64,
 }
 
@@ -191,30 +198,42 @@ impl Options {
                 format_args!("must be at most {MAX_IN_FLIGHT}"),
             );
         }
-        let max_in_flight = if self.max_in_flight == 0 { DEFAULT_IN_FLIGHT } else { self.max_in_flight };
+        let fits_link = self.max_in_flight == 0;
+        let max_in_flight = if fits_link { MAX_IN_FLIGHT } else { self.max_in_flight };
+        let max_others = if fits_link { DEFAULT_IN_FLIGHT } else { max_in_flight };
         let max_io = if self.max_io == 0 {
-            (buf_size / u64::from(max_in_flight)).max(1 << 20)
+            let shared_by = if fits_link { BUFFER_SHARES } else { u64::from(max_in_flight) };
+            (buf_size / shared_by).max(1 << 20)
         } else if self.max_io < MIN_GRANULARITY {
             return refuse("max_io", self.max_io, format_args!("must be 0 or at least {MIN_GRANULARITY}"));
         } else {
             self.max_io
         };
-        if self.guest_first_in_flight == 0 || self.guest_first_in_flight > MAX_IN_FLIGHT {
+        if self.guest_first_in_flight > MAX_IN_FLIGHT {
             return refuse(
                 "guest_first_in_flight",
                 self.guest_first_in_flight,
-                format_args!("must be from 1 to {MAX_IN_FLIGHT}"),
+                format_args!("must be at most {MAX_IN_FLIGHT}"),
             );
         }
-        if self.guest_first_io < MIN_GRANULARITY {
+        if self.guest_first_io != 0 && self.guest_first_io < MIN_GRANULARITY {
             return refuse(
                 "guest_first_io",
                 self.guest_first_io,
-                format_args!("must be at least {MIN_GRANULARITY}"),
+                format_args!("must be 0 or at least {MIN_GRANULARITY}"),
             );
         }
         let options = Self { sync: self.checked_sync()?, ..self.clone() };
-        Ok(Settings { options, granularity, buf_size, buffer_unit, max_in_flight, max_io })
+        Ok(Settings {
+            options,
+            granularity,
+            buf_size,
+            buffer_unit,
+            max_in_flight,
+            max_others,
+            fits_link,
+            max_io,
+        })
     }
 
     /// A commit copies what is above the base (SPEC F-7). To make everything equal comes to the same, and must not be
@@ -309,7 +328,7 @@ mod tests {
             let settings = check(&Options::default(), length).expect("valid");
             assert_eq!(settings.granularity, granularity, "{length}");
             assert_eq!(settings.buf_size, 16 << 20);
-            assert_eq!(settings.max_in_flight, 16);
+            assert_eq!((settings.max_in_flight, settings.max_others, settings.fits_link), (1024, 16, true));
             assert_eq!(settings.max_io, 1 << 20);
         }
         let aligned = Limits { request_alignment: 16384, ..Limits::default() };
@@ -342,10 +361,10 @@ mod tests {
             (Options { max_in_flight: 1025, ..good.clone() }, "max_in_flight 1025: must be at most 1024"),
             (Options { max_io: 511, ..good.clone() }, "max_io 511: must be 0 or at least 512"),
             (
-                Options { guest_first_in_flight: 0, ..good.clone() },
-                "guest_first_in_flight 0: must be from 1 to 1024",
+                Options { guest_first_in_flight: 1025, ..good.clone() },
+                "guest_first_in_flight 1025: must be at most 1024",
             ),
-            (Options { guest_first_io: 1, ..good.clone() }, "guest_first_io 1: must be at least 512"),
+            (Options { guest_first_io: 1, ..good.clone() }, "guest_first_io 1: must be 0 or at least 512"),
             (
                 Options { id: Some("1st".into()), ..good.clone() },
                 "id '1st': must be a letter, then letters, digits, '-', '.' or '_'",

@@ -32,6 +32,8 @@ use std::collections::VecDeque;
 const WORK_PER_ROUND: u32 = 1024;
 /// Runs whose extents are asked for ahead of their turn.
 const QUERIES_AHEAD: u32 = 4;
+/// Guests that come to a run that is planned have it planned anew; it is short while they do.
+const LONGEST_RUN_BESIDE_GUESTS: u64 = 256 << 10;
 /// Busy runs that one round steps over at most.
 const BUSY_RUNS_PER_ROUND: u32 = 256;
 
@@ -115,6 +117,11 @@ impl Scan {
         self.hold_until = now + SLICE_NS;
     }
 
+    /// Time alone lets more be started then.
+    pub(super) fn wake_at(&mut self, at: Nanos) {
+        self.deadline = Some(self.deadline.map_or(at, |earlier| earlier.min(at)));
+    }
+
     /// Until when nothing is tried again.
     pub(super) fn held_until(&self, now: Nanos) -> Option<Nanos> {
         (now < self.hold_until).then_some(self.hold_until)
@@ -188,11 +195,8 @@ impl Engine {
     /// While guests' writes are carried, the background leaves them the link (SPEC C-11).
     fn most_in_flight(&self) -> u32 {
         let most = self.settings.max_in_flight;
-        if self.guests.are_active(self.now) {
-            most.min(self.settings.options.guest_first_in_flight)
-        } else {
-            most
-        }
+        let first = self.settings.options.guest_first_in_flight;
+        if first > 0 && self.guests.are_active(self.now) { most.min(first) } else { most }
     }
 
     /// Takes the next run of dirty chunks and plans it, or asks for its extents. Whether there was one.
@@ -242,10 +246,10 @@ impl Engine {
     }
 
     fn longest_run(&self) -> u64 {
-        let bytes = if self.guests.are_active(self.now) {
-            self.settings.options.guest_first_io
-        } else {
-            self.settings.buf_size
+        let bytes = match self.settings.options.guest_first_io {
+            _ if !self.guests.are_active(self.now) => self.settings.buf_size,
+            0 => LONGEST_RUN_BESIDE_GUESTS,
+            bytes => bytes,
         };
         (bytes / self.geometry.granularity()).max(1)
     }

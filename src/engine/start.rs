@@ -181,7 +181,7 @@ impl Engine {
         let length = self.geometry.length();
         let step = self.target.limits.max_zero & !(self.geometry.granularity() - 1);
         let step = step.max(self.geometry.granularity());
-        while next < length && self.ops.in_flight() < self.settings.max_in_flight {
+        while next < length && self.ops.in_flight() < self.settings.max_others {
             let range = ByteRange::between(next, next.saturating_add(step).min(length));
             let Some(id) = self.ops.take(OpState::PreZero, ChunkRange::default(), range) else {
                 break;

@@ -3,7 +3,7 @@
 //! A round feeds the engine with what has happened (completions, guest requests, a drained gate), lets it go on, and
 //! takes its outputs, all under one short lock; then, without the lock, it carries out orders, tells guests, and
 //! submits requests. What a device finishes inline is the input of the next round. Rounds end when there is nothing
-//! to do, or after [`MAX_ROUNDS`].
+//! to do, or after [`MAX_ROUNDS`] of them or [`MAX_REQUESTS`].
 //!
 //! A request that a device doesn't take in one piece is sent in steps; one that it has no room for waits in line for
 //! its side and is offered again when something has completed, or after [`RETRY_NS`].
@@ -26,6 +26,8 @@ use std::sync::atomic::Ordering;
 
 /// Rounds in one poll: enough to keep devices busy that finish inline, few enough for a host's other work.
 const MAX_ROUNDS: u32 = 64;
+/// Requests in one poll after which no other round begins; some hundred microseconds' worth where devices finish inline.
+const MAX_REQUESTS: usize = 2048;
 /// When a device that had no room is asked again without any sign from it.
 pub(super) const RETRY_NS: u64 = 1_000_000;
 
@@ -148,16 +150,18 @@ impl Driver {
         self.buffers.as_ref().map_or(IoVec::none(), Buffers::whole)
     }
 
-    /// Drives until there is nothing to do or the budget is used up.
-    pub(super) fn drive(&mut self, shared: &Shared) -> Outlook {
+    /// Drives until there is nothing to do or the budget is used up. `exact`: the time was told just now.
+    pub(super) fn drive(&mut self, shared: &Shared, exact: bool) -> Outlook {
         self.offer_again(shared);
         let mut outlook = Outlook { deadline: Nanos::NEVER, busy: false, over: false };
+        let mut requests = 0;
         for _ in 0..MAX_ROUNDS {
             // What comes from here on is seen in another round, or by whoever looks when this is over.
             shared.turns.begin_round();
-            self.now = Nanos(shared.clock.load(Ordering::SeqCst));
+            self.now = Nanos(shared.now.load(Ordering::SeqCst));
             self.collect(shared);
-            outlook = self.think(shared);
+            outlook = self.think(shared, exact);
+            requests += self.requests.len();
             let acted = self.act(shared);
             if std::mem::take(&mut self.submitted) {
                 shared.each_lane(Lane::send);
@@ -166,7 +170,7 @@ impl Driver {
             }
             let more = outlook.busy || acted || !self.finished.is_empty() || shared.requests.any_completed();
             outlook.busy = more;
-            if !more {
+            if !more || requests >= MAX_REQUESTS {
                 break;
             }
         }
@@ -192,9 +196,10 @@ impl Driver {
     }
 
     /// Feeds the engine and takes its outputs.
-    fn think(&mut self, shared: &Shared) -> Outlook {
+    fn think(&mut self, shared: &Shared, exact: bool) -> Outlook {
         let drained = self.closing && shared.is_drained();
         let mut engine = shared.engine();
+        engine.set_time(self.now, exact);
         for Finished { op, side, result, zeroes } in self.finished.drain(..) {
             self.extents.clear();
             if !op.is_guest() && side == Side::Source {

@@ -28,6 +28,7 @@ use crate::device::{Device, Kind, Lane, Limits, Wake};
 use crate::engine::{BackingMode, CopyMode, Engine, Event, Info, Options, Side, SideInfo, Sync};
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::filter::{Carrier, Claim, Core as FilterCore, Filter, Hooks, Traffic};
+use arc_swap::ArcSwapOption;
 use crossbeam::queue::SegQueue;
 use driver::{Driver, Outlook};
 use latch::Latch;
@@ -59,6 +60,9 @@ pub struct PrepareInfo {
 /// The host's hook that is called before the filter is switched; an error keeps it from being switched.
 pub type PrepareHook = Box<dyn Fn(&PrepareInfo) -> IoResult + Send + std::marker::Sync>;
 
+/// The host's clock.
+pub type ClockHook = Box<dyn Fn() -> Nanos + Send + std::marker::Sync>;
+
 /// A job's options and the host's hooks.
 #[derive(Default)]
 pub struct JobOptions {
@@ -72,6 +76,9 @@ pub struct JobOptions {
     pub wake: Option<Box<dyn Fn() + Send + std::marker::Sync>>,
     /// Called before the filter is switched.
     pub prepare: Option<PrepareHook>,
+    /// What time it is, by the clock of [`Job::poll`]: asked by whoever drives an inline job outside of a poll. Without it
+    /// the time of the last poll counts there, and copies are less well fitted to the link.
+    pub clock: Option<ClockHook>,
 }
 
 impl fmt::Debug for JobOptions {
@@ -127,8 +134,9 @@ struct Shared {
     engine: Mutex<Engine>,
     /// Who polls, and who drives and will see the news that comes meanwhile.
     turns: Turns<Driver>,
-    /// The latest time that a poll has brought.
-    clock: AtomicU64,
+    /// The latest time that a poll has brought, or the host's clock has told.
+    now: AtomicU64,
+    clock: ArcSwapOption<ClockHook>,
     requests: Requests,
     /// Carried writes, by their number at the filter.
     inbox: SegQueue<u16>,
@@ -206,7 +214,7 @@ impl Job {
     /// replaced, has a job, or one that is over still has requests at the target. `EEXIST`: the id is taken. `ENOMEM`: no memory for the buffers or the bitmap. `EOPNOTSUPP`:
     /// write-blocking mode on a filter with begin/end users.
     pub fn new(filter: &Filter, target: &Device, job_options: JobOptions) -> Result<Self> {
-        let JobOptions { options, inline, replaces, wake, prepare } = job_options;
+        let JobOptions { options, inline, replaces, wake, prepare, clock } = job_options;
         // First of all: only under the claim is it certain which device the filter is on.
         let claims = Claims::take(filter, replaces.as_ref())?;
         if options.copy_mode == CopyMode::WriteBlocking {
@@ -227,7 +235,8 @@ impl Job {
             tracking: Arc::clone(engine.tracking()),
             engine: Mutex::new(engine),
             turns: Turns::new(driver),
-            clock: AtomicU64::new(0),
+            now: AtomicU64::new(0),
+            clock: ArcSwapOption::from_pointee(clock),
             requests: Requests::new(),
             inbox: SegQueue::new(),
             links,
@@ -276,8 +285,8 @@ impl Job {
                 device.poll();
             }
         }
-        shared.clock.fetch_max(now.0, Ordering::SeqCst);
-        let Some(outlook) = shared.try_drive() else {
+        shared.now.fetch_max(now.0, Ordering::SeqCst);
+        let Some(outlook) = shared.try_drive(true) else {
             return Ok(shared.leave_to_driver(now));
         };
         let news = shared.turns.has_news();
@@ -414,6 +423,7 @@ impl Drop for Job {
         shared.each_lane(|lane| lane.set_attended(false));
         shared.signal.forget_host();
         drop(take(&shared.prepare));
+        shared.clock.store(None);
         // Refused where it is over, or being switched: then it ends by itself.
         let _ = shared.decide(|engine| engine.cancel(true));
         // The name is free at once, whatever is still out.
@@ -539,7 +549,7 @@ impl Shared {
     /// Drives for as long as there is news and nobody else drives. The host is told if only its poll can go on: for the
     /// time's sake, or to read events.
     fn drive_while_there_is_news(&self) {
-        let drive = || self.try_drive();
+        let drive = || self.try_drive(self.look_at_clock());
         self.turns.while_there_is_news(drive, |outlook| {
             let for_poll = outlook.busy || outlook.over || outlook.deadline != Nanos::NEVER;
             if outlook.busy && self.orphan.load(Ordering::SeqCst) {
@@ -549,6 +559,15 @@ impl Shared {
                 self.signal.raise();
             }
         });
+    }
+
+    /// Whether the time is known that it is now.
+    fn look_at_clock(&self) -> bool {
+        let clock = self.clock.load();
+        if let Some(clock) = clock.as_ref() {
+            self.now.fetch_max(clock().0, Ordering::SeqCst);
+        }
+        clock.is_some()
     }
 
     /// A poll finds another thread driving: that the time has passed is news for it. The answer's time is for a host
@@ -564,8 +583,8 @@ impl Shared {
     }
 
     /// Drives the job, if nobody does. A panic of ours, or of a device written in Rust, poisons it (SPEC E-3).
-    fn try_drive(&self) -> Option<Outlook> {
-        self.turns.try_drive(|driver| self.drive(driver))
+    fn try_drive(&self, exact: bool) -> Option<Outlook> {
+        self.turns.try_drive(|driver| self.drive(driver, exact))
     }
 
     /// Has the engine decide something. If it panics it can't be trusted any more: the job is given up (SPEC E-3).
@@ -578,11 +597,11 @@ impl Shared {
         })
     }
 
-    fn drive(&self, driver: &mut Driver) -> Outlook {
+    fn drive(&self, driver: &mut Driver, exact: bool) -> Outlook {
         if !self.poisoned.load(Ordering::SeqCst) {
             let failed = take(&self.failed).map_or(Ok(()), Err);
             let driven = failed.and_then(|()| {
-                catch_unwind(AssertUnwindSafe(|| driver.drive(self))).map_err(|panic| failure(&*panic))
+                catch_unwind(AssertUnwindSafe(|| driver.drive(self, exact))).map_err(|panic| failure(&*panic))
             });
             match driven {
                 Ok(outlook) => {

@@ -61,6 +61,8 @@ pub(crate) fn options() -> Options {
         granularity: CHUNK,
         max_io: CHUNK,
         max_in_flight: 4,
+        guest_first_io: 256 << 10,
+        guest_first_in_flight: 2,
         detect_zeroes: false,
         ..Options::default()
     }

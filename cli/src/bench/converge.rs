@@ -10,7 +10,7 @@ use blkmirror::device::{Callback, Device, IoVec, Kind};
 use blkmirror::engine::{CopyMode, Options};
 use blkmirror::error::Result;
 use blkmirror::filter::{Filter, GuestFlags, GuestIo};
-use blkmirror::job::{Job, JobOptions, PollState};
+use blkmirror::job::{ClockHook, Job, JobOptions, PollState};
 use blkmirror::range::ByteRange;
 use clap::{Args, ValueEnum};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,7 +91,7 @@ fn one(arguments: &Arguments, mode: Mode, share: f64) -> Result<Row> {
     let link = LinkOptions { length, rate: arguments.link.0, latency_ns: 100_000 };
     let target = Link::device(&timeline, link)?;
     let filter = Filter::new(&source)?;
-    let job = start(arguments, mode, &filter, &target)?;
+    let job = start(arguments, mode, &filter, &target, &timeline)?;
     let began = timeline.now();
     let mut guest = Guest::new(arguments, share, length, began);
     let deadline = began + arguments.limit * 1_000_000_000;
@@ -129,7 +129,13 @@ fn one(arguments: &Arguments, mode: Mode, share: f64) -> Result<Row> {
         .figure("p99_ms", ms(0.99)))
 }
 
-fn start(arguments: &Arguments, mode: Mode, filter: &Filter, target: &Device) -> Result<Job> {
+fn start(
+    arguments: &Arguments,
+    mode: Mode,
+    filter: &Filter,
+    target: &Device,
+    timeline: &Arc<Timeline>,
+) -> Result<Job> {
     let options = Options {
         copy_mode: if mode == Mode::Background { CopyMode::Background } else { CopyMode::WriteBlocking },
         granularity: arguments.granularity.0,
@@ -137,7 +143,9 @@ fn start(arguments: &Arguments, mode: Mode, filter: &Filter, target: &Device) ->
         ..Options::default()
     };
     let inline = mode == Mode::WriteBlocking;
-    let job = Job::new(filter, target, JobOptions { options, inline, ..JobOptions::default() })?;
+    let timeline = Arc::clone(timeline);
+    let clock: Option<ClockHook> = Some(Box::new(move || Nanos(timeline.now())));
+    let job = Job::new(filter, target, JobOptions { options, inline, clock, ..JobOptions::default() })?;
     job.start()?;
     Ok(job)
 }

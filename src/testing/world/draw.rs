@@ -325,7 +325,7 @@ impl World {
             copy_mode: if write_blocking { CopyMode::WriteBlocking } else { CopyMode::Background },
             granularity,
             buf_size: granularity * random.within(1, 20),
-            max_in_flight: random.within(1, 17) as u32,
+            max_in_flight: random.within(0, 17) as u32,
             max_io: granularity.max(512) * random.within(1, 5),
             speed: if random.one_in(6) { random.pick(&[1, 1000, 100_000, 10_000_000, u64::MAX]) } else { 0 },
             on_source_error: random.pick(&policies),
@@ -336,8 +336,8 @@ impl World {
             auto_dismiss: random.one_in(2),
             auto_complete: random.one_in(8),
             pass_interval_ns: random.pick(&[0, 50_000_000]),
-            guest_first_io: random.pick(&[512, 4096, 256 << 10]),
-            guest_first_in_flight: random.pick(&[1, 2, 5]),
+            guest_first_io: random.pick(&[0, 512, 4096, 256 << 10]),
+            guest_first_in_flight: random.pick(&[0, 1, 2, 5]),
             ..Options::default()
         }
     }

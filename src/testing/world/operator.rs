@@ -11,6 +11,7 @@ use super::front::{Switch, Switched};
 use super::verdict::{Broken, broken};
 use crate::clock::Nanos;
 use crate::device::{Kind, Limits};
+use crate::engine::MAX_IN_FLIGHT;
 use crate::engine::{Event, Info, Status};
 use crate::error::Errno;
 use crate::job::{Job, JobOptions, PollState, PrepareHook};
@@ -94,6 +95,7 @@ impl World {
             replaces: replaces.map(|other| self.fronts[other].filter.clone()),
             wake: Some(Box::new(move || told.store(true, Ordering::SeqCst))),
             prepare: Some(self.prepare_hook(&drawn, &seen)),
+            clock: None,
         };
         let job = match Job::new(&self.fronts[front].filter, self.disks[target].device(), job_options) {
             Ok(job) => job,
@@ -118,7 +120,7 @@ impl World {
             let _ = job.start();
         }
         self.running = Some(Running {
-            max_in_flight: options.max_in_flight,
+            max_in_flight: if options.max_in_flight == 0 { MAX_IN_FLIGHT } else { options.max_in_flight },
             auto_finalize: options.auto_finalize,
             finishing: options.auto_complete,
             job,

@@ -21,6 +21,7 @@ FLUSH = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_uint64)
 TRUNCATE = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_uint64, c.c_uint64)
 HOOK = c.CFUNCTYPE(None, c.c_void_p)
 REAP = c.CFUNCTYPE(c.c_int, c.c_void_p)
+CLOCK = c.CFUNCTYPE(c.c_uint64, c.c_void_p)
 PREPARE = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p)
 TELL = c.CFUNCTYPE(None, c.c_void_p, c.c_int)
 LOG = c.CFUNCTYPE(None, c.c_void_p, c.c_uint32, c.c_char_p)
@@ -119,6 +120,7 @@ class JobOptions(c.Structure):
         ("replaces", c.c_void_p),
         ("wake", HOOK),
         ("prepare", PREPARE),
+        ("clock", CLOCK),
         ("opaque", c.c_void_p),
         ("closed", HOOK),
     ]

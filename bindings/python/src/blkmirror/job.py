@@ -46,7 +46,8 @@ class Job:
     ``replaces`` is another filter, which is switched to the target instead of the job's own.
     ``wake`` is called, from any thread, when :meth:`poll` is worth calling. ``prepare`` is called before the filter is
     switched: it attaches the target's backing; an exception in it keeps the filter where it is and ends the job with its
-    ``errno`` (``EIO`` if it has none). What hooks, and callbacks of devices in Python, raise is raised again from
+    ``errno`` (``EIO`` if it has none). ``clock`` tells the time that :meth:`poll` gets; with ``inline`` it is asked, from any
+    thread, outside of a poll. What hooks, and callbacks of devices in Python, raise is raised again from
     :meth:`poll`.
 
     Threads: :meth:`poll` and :meth:`run` from one at a time, everything else from any.
@@ -82,6 +83,7 @@ class Job:
         replaces: Optional[Filter] = None,
         wake: Optional[Callable[[], None]] = None,
         prepare: Optional[Callable[[PrepareInfo], None]] = None,
+        clock: Optional[Callable[[], int]] = None,
     ) -> None:
         self._handle: Optional[int] = None
         self._raised: List[BaseException] = []
@@ -105,8 +107,8 @@ class Job:
         options.flags = sum(1 << bit for bit, on in enumerate(wanted) if on)
         if replaces is not None:
             options.replaces = replaces.handle
-        self._hooks = _make_hooks(self._raised, wake, prepare)
-        options.wake, options.prepare = self._hooks
+        self._hooks = _make_hooks(self._raised, wake, prepare, clock)
+        options.wake, options.prepare, options.clock = self._hooks
         out = c.c_void_p()
         check(lib.mirror_job_new(filter.handle, target.handle, c.byref(options), c.byref(out)))
         self._handle = out.value
@@ -258,7 +260,8 @@ def _make_hooks(
     raised: List[BaseException],
     wake: Optional[Callable[[], None]],
     prepare: Optional[Callable[[PrepareInfo], None]],
-) -> "tuple[c._FuncPointer, c._FuncPointer]":
+    clock: Optional[Callable[[], int]],
+) -> "tuple[c._FuncPointer, c._FuncPointer, c._FuncPointer]":
     """The hooks as C has them. They don't know the job, so that it goes when its last name does."""
 
     def on_wake(_: int) -> None:
@@ -279,4 +282,13 @@ def _make_hooks(
             raised.append(error)
             return -errno_of(error)
 
-    return _ffi.HOOK(on_wake), _ffi.PREPARE(on_prepare)
+    def on_clock(_: int) -> int:
+        assert clock is not None
+        try:
+            return clock()
+        except BaseException as error:  # Nothing may leave a callback. A time that has passed is taken for none.
+            raised.append(error)
+            return 0
+
+    asked = _ffi.CLOCK() if clock is None else _ffi.CLOCK(on_clock)
+    return _ffi.HOOK(on_wake), _ffi.PREPARE(on_prepare), asked

@@ -1,0 +1,429 @@
+//! How many bytes of copies are on their way at a time, fitted to the link (SPEC C-7, C-11).
+//!
+//! As many as come through in the time that a copy takes by itself, and in a short delay on top of that: `rate × (base +
+//! delay)`. The *rate* is the most that came through in one of the last rounds, guests' carried writes among it; a round
+//! lasts until a copy is done that was started in it. The *base* is the least that a copy took. So the window grows for as long as more comes through, and stays where more would only wait: what a guest's write
+//! finds queued before it is never more than the delay. The first copy is sent alone, and once in a while
+//! another, because the least of what was seen behind a queue is no base.
+//!
+//! The model of the link is that of BBR (Cardwell, Cheng, Gunn, Yeganeh, Jacobson: "BBR: Congestion-Based Congestion
+//! Control", ACM Queue 14-5, 2016), the delay as a target that of LEDBAT (RFC 6817), for traffic that makes way for other.
+
+use crate::clock::Nanos;
+
+/// The window before anything is known of the link.
+const FIRST_WINDOW: u64 = 512 << 10;
+/// The least window, and the least that a copy is cut to for the window's sake.
+const LEAST_WINDOW: u64 = 64 << 10;
+const LEAST_COPY: u64 = 32 << 10;
+/// A copy takes this part of the window at most, so that the link has the next while one is awaited.
+const COPIES_PER_WINDOW: u64 = 4;
+/// What the copy may keep waiting at the target: itself, or guests' carried writes.
+const DELAY_NS: u64 = 4_000_000;
+const DELAY_FOR_GUESTS_NS: u64 = 1_000_000;
+/// Rates are measured over at least this.
+const SHORTEST_ROUND_NS: u64 = 1_000_000;
+const ROUNDS: usize = 10;
+/// How long a base is believed, at least, and for how many times itself.
+const BASE_LASTS_NS: u64 = 10_000_000_000;
+const BASE_LASTS_TIMES: u64 = 50;
+/// Guests that fill the window leave the copy this part of the rate.
+const TRICKLE: u64 = 8;
+const LONGEST_TRICKLE_NS: u64 = 100_000_000;
+
+/// What is remembered of a copy that is under way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stamp {
+    round: u32,
+    /// When it was sent, if that is known.
+    sent: Option<Nanos>,
+    /// No other copy was on its way.
+    alone: bool,
+    /// What guests had on its way before it.
+    behind: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Window {
+    now: Nanos,
+    /// `now` was told just now; else it is only the last that was told.
+    exact: bool,
+    /// Bytes that ever came through.
+    delivered: u64,
+    round: u32,
+    round_began: Nanos,
+    delivered_before: u64,
+    /// The window has held something back in this round: what comes through is what the link can do.
+    held_back: bool,
+    /// Bytes per second in the last rounds.
+    rates: [u64; ROUNDS],
+    next_rate: usize,
+    base_ns: Option<u64>,
+    base_seen: Nanos,
+    /// The next copy is sent alone, to see the base.
+    probing: bool,
+    /// When the next copy may be sent beside guests that fill the window.
+    trickle_at: Nanos,
+    last_done: Nanos,
+}
+
+impl Window {
+    pub(super) fn new() -> Self {
+        Self {
+            now: Nanos(0),
+            exact: false,
+            delivered: 0,
+            round: 1,
+            round_began: Nanos(0),
+            delivered_before: 0,
+            held_back: false,
+            rates: [0; ROUNDS],
+            next_rate: 0,
+            base_ns: None,
+            base_seen: Nanos(0),
+            probing: true,
+            trickle_at: Nanos(0),
+            last_done: Nanos(0),
+        }
+    }
+
+    pub(super) fn set_time(&mut self, now: Nanos, exact: bool) {
+        (self.now, self.exact) = (now, exact);
+    }
+
+    /// Most bytes on their way at a time, guests' among them where there are any.
+    fn bytes(&self, guests: bool) -> u64 {
+        let rate = self.rate();
+        if rate == 0 {
+            return FIRST_WINDOW;
+        }
+        let base = self.base_ns.unwrap_or(0);
+        let delay = if guests { DELAY_FOR_GUESTS_NS.max(base / 4) } else { DELAY_NS.max(base) };
+        bytes_in(rate, base.saturating_add(delay)).max(LEAST_WINDOW)
+    }
+
+    /// Most bytes in one copy.
+    pub(super) fn longest_copy(&self, guests: bool) -> u64 {
+        if self.probing { LEAST_COPY } else { (self.bytes(guests) / COPIES_PER_WINDOW).max(LEAST_COPY) }
+    }
+
+    /// Whether another copy may be sent while so many bytes of copies and of guests' writes are on their way; `Err`
+    /// with a time if it may be then, whatever else happens.
+    pub(super) fn room(&mut self, copies: u64, guests: Option<u64>) -> Result<(), Option<Nanos>> {
+        if copies > 0 && (self.probing || copies + guests.unwrap_or(0) >= self.bytes(guests.is_some())) {
+            self.held_back = true;
+            return Err(None);
+        }
+        // One copy is always on its way, or soon: a guest must not keep the disk from being copied for ever.
+        if guests.is_some_and(|bytes| bytes >= self.bytes(true)) && self.now < self.trickle_at {
+            self.held_back = true;
+            return Err(Some(self.trickle_at));
+        }
+        Ok(())
+    }
+
+    /// A copy is sent; `alone` if no other is on its way, behind so many bytes of guests' writes.
+    pub(super) fn sent(&mut self, bytes: u64, alone: bool, behind: u64) -> Stamp {
+        if alone && !self.held_back && self.now.since(self.last_done) >= SHORTEST_ROUND_NS {
+            // The time in which there was nothing to send says nothing about the link.
+            self.begin_round();
+        }
+        let takes = time_for(bytes, self.rate()).saturating_mul(TRICKLE).min(LONGEST_TRICKLE_NS);
+        self.trickle_at = self.now + takes;
+        Stamp {
+            round: self.round,
+            sent: self.exact.then_some(self.now),
+            alone: alone && self.probing,
+            behind,
+        }
+    }
+
+    /// A guest's carried write came through.
+    pub(super) fn delivered(&mut self, bytes: u64) {
+        self.delivered += bytes;
+    }
+
+    /// A copy is done; `bytes` of it came through.
+    pub(super) fn done(&mut self, stamp: Stamp, bytes: u64) {
+        self.last_done = self.now;
+        self.delivered += bytes;
+        if bytes > 0
+            && self.exact
+            && let Some(sent) = stamp.sent
+        {
+            let took = self.now.since(sent);
+            // A probe may have had to wait for guests' writes.
+            let waited = if stamp.alone { time_for(stamp.behind, self.rate()) } else { 0 };
+            self.look_at_base(took.saturating_sub(waited), stamp.alone);
+        }
+        if stamp.alone {
+            self.probing = false;
+        }
+        let elapsed = self.now.since(self.round_began);
+        if stamp.round == self.round && self.exact && elapsed >= SHORTEST_ROUND_NS {
+            self.end_round(elapsed);
+        }
+    }
+
+    fn look_at_base(&mut self, took: u64, alone: bool) {
+        match self.base_ns {
+            Some(base) if took > base && !alone => {
+                let lasts = BASE_LASTS_NS.max(base.saturating_mul(BASE_LASTS_TIMES));
+                if self.now.since(self.base_seen) >= lasts && self.held_back {
+                    self.probing = true;
+                    // Seen or not, not again at once.
+                    self.base_seen = self.now;
+                }
+            }
+            _ => (self.base_ns, self.base_seen) = (Some(took), self.now),
+        }
+    }
+
+    fn end_round(&mut self, elapsed: u64) {
+        let bytes = self.delivered - self.delivered_before;
+        let rate = (u128::from(bytes) * 1_000_000_000 / u128::from(elapsed)).min(u128::from(u64::MAX)) as u64;
+        if self.held_back || rate > self.rate() {
+            self.rates[self.next_rate] = rate;
+            self.next_rate = (self.next_rate + 1) % ROUNDS;
+        }
+        self.begin_round();
+    }
+
+    fn begin_round(&mut self) {
+        self.round = self.round.wrapping_add(1);
+        (self.round_began, self.delivered_before, self.held_back) = (self.now, self.delivered, false);
+    }
+
+    /// Bytes per second that come through; 0 if nobody knows.
+    fn rate(&self) -> u64 {
+        self.rates.iter().copied().max().unwrap_or(0)
+    }
+}
+
+fn bytes_in(rate: u64, nanos: u64) -> u64 {
+    (u128::from(rate) * u128::from(nanos) / 1_000_000_000).min(u128::from(u64::MAX)) as u64
+}
+
+/// Nanoseconds for so many bytes; 0 if the rate isn't known.
+fn time_for(bytes: u64, rate: u64) -> u64 {
+    (u128::from(bytes) * 1_000_000_000).checked_div(u128::from(rate)).unwrap_or(0).min(u128::from(u64::MAX))
+        as u64
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const RATE: u64 = 100_000_000;
+    const US: u64 = 1000;
+    const MS: u64 = 1_000_000;
+
+    /// Bytes go through one after the other, and are then under way for the latency. Copies are sent for as long as there
+    /// is room, guests' writes at a steady rate.
+    struct Link {
+        window: Window,
+        rate: u64,
+        latency: u64,
+        now: u64,
+        free_at: u64,
+        /// When each is done, in order; what it is, and its bytes.
+        out: std::collections::VecDeque<(u64, Option<Stamp>, u64)>,
+        copies: u64,
+        guests: u64,
+        guest_interval: u64,
+        next_guest: u64,
+        copied: u64,
+        written: u64,
+        longest_wait: u64,
+    }
+
+    const WRITE: u64 = 4096;
+
+    impl Link {
+        fn new(rate: u64, latency: u64) -> Self {
+            Self {
+                window: Window::new(),
+                rate,
+                latency,
+                now: MS,
+                free_at: 0,
+                out: std::collections::VecDeque::new(),
+                copies: 0,
+                guests: 0,
+                guest_interval: 0,
+                next_guest: u64::MAX,
+                copied: 0,
+                written: 0,
+                longest_wait: 0,
+            }
+        }
+
+        fn guest_writes(&mut self, bytes_per_second: u64) {
+            self.guest_interval = WRITE * 1_000_000_000 / bytes_per_second;
+            self.next_guest = self.now;
+        }
+
+        fn has_guests(&self) -> Option<u64> {
+            (self.next_guest != u64::MAX).then_some(self.guests)
+        }
+
+        fn send(&mut self, bytes: u64, stamp: Option<Stamp>) {
+            self.free_at = self.free_at.max(self.now) + time_for(bytes, self.rate);
+            self.out.push_back((self.free_at + self.latency, stamp, bytes));
+        }
+
+        /// Goes on for this long, with a copy always wanted.
+        fn run(&mut self, nanos: u64) {
+            let end = self.now + nanos;
+            (self.copied, self.written, self.longest_wait) = (0, 0, 0);
+            while self.now < end {
+                self.window.set_time(Nanos(self.now), true);
+                while self.out.front().is_some_and(|(at, ..)| *at <= self.now) {
+                    let Some((_, stamp, bytes)) = self.out.pop_front() else { break };
+                    match stamp {
+                        Some(stamp) => {
+                            self.copies -= bytes;
+                            self.copied += bytes;
+                            self.window.done(stamp, bytes);
+                        }
+                        None => {
+                            self.guests -= bytes;
+                            self.written += bytes;
+                            self.window.delivered(bytes);
+                        }
+                    }
+                }
+                while self.next_guest <= self.now {
+                    self.longest_wait = self.longest_wait.max(self.free_at.saturating_sub(self.now));
+                    self.send(WRITE, None);
+                    self.guests += WRITE;
+                    self.next_guest += self.guest_interval;
+                }
+                let wake_at = loop {
+                    let guests = self.has_guests();
+                    if let Err(at) = self.window.room(self.copies, guests) {
+                        break at.map_or(u64::MAX, |at| at.0);
+                    }
+                    let bytes = self.window.longest_copy(guests.is_some()).min(1 << 20);
+                    let stamp = self.window.sent(bytes, self.copies == 0, self.guests);
+                    self.send(bytes, Some(stamp));
+                    self.copies += bytes;
+                    assert!(self.copies < 1 << 33, "a window without end");
+                };
+                let next = self.out.front().map_or(u64::MAX, |(at, ..)| *at);
+                self.now = next.min(self.next_guest).min(wake_at).max(self.now + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn the_window_is_what_the_link_takes_in_a_round_trip_and_a_little_more() {
+        // SPEC C-7: whatever the link is like, almost all of it is used and little waits.
+        for latency in [10 * US, 100 * US, MS, 10 * MS, 100 * MS] {
+            for rate in [10_000_000, RATE, 1_000_000_000, 10_000_000_000] {
+                let mut link = Link::new(rate, latency);
+                link.run(3_000 * MS);
+                link.run(1_000 * MS);
+                assert!(link.copied * 100 >= rate * 90, "{latency} ns, {rate} B/s: {} copied", link.copied);
+                let needed = bytes_in(rate, latency + DELAY_NS.max(latency));
+                assert!(
+                    link.copies <= (2 * needed).max(4 * LEAST_WINDOW),
+                    "{latency} ns, {rate} B/s: {} under way, {needed} needed",
+                    link.copies
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn it_grows_from_nothing_in_some_round_trips() {
+        // SPEC C-7: 64 MB are under way at the end.
+        let mut link = Link::new(6_400_000_000, 10 * MS);
+        link.run(200 * MS);
+        link.run(10 * MS);
+        assert!(link.copied > 40_000_000, "{}", link.copied);
+    }
+
+    #[test]
+    fn guests_find_little_before_them_and_get_what_they_want() {
+        // SPEC C-11
+        for share in [1, 10, 50, 70, 90] {
+            let mut link = Link::new(RATE, 100 * US);
+            link.run(500 * MS);
+            link.guest_writes(RATE * share / 100);
+            link.run(30 * MS);
+            link.run(25_000 * MS);
+            let wanted = RATE / 4 * share;
+            assert!(link.written * 100 >= wanted * 99, "{share} %: {} of {wanted}", link.written);
+            assert!(link.longest_wait < 4 * MS, "{share} %: {} ns", link.longest_wait);
+            let used = (link.written + link.copied) * 100 / (25 * RATE);
+            assert!(used >= 95, "{share} %: the copy leaves {} % unused", 100 - used);
+        }
+    }
+
+    #[test]
+    fn guests_that_want_all_of_the_link_leave_the_copy_something() {
+        // SPEC C-11
+        let mut window = Window::new();
+        window.set_time(Nanos(MS), true);
+        let probe = window.sent(LEAST_COPY, true, 0);
+        window.set_time(Nanos(3 * MS), true);
+        window.done(probe, LEAST_COPY);
+        assert!(window.rate() > 0);
+        let all = 1 << 30;
+        assert_eq!(window.room(0, Some(all)), Ok(()), "for the first time");
+        window.sent(LEAST_COPY, true, all);
+        assert_eq!(window.room(LEAST_COPY, Some(all)), Err(None), "one is under way");
+        let then = 3 * MS + time_for(LEAST_COPY, window.rate()) * TRICKLE;
+        assert_eq!(window.room(0, Some(all)), Err(Some(Nanos(then))));
+        window.set_time(Nanos(then), true);
+        assert_eq!(window.room(0, Some(all)), Ok(()));
+    }
+
+    #[test]
+    fn a_link_that_changes_is_followed() {
+        // SPEC C-7: slower, farther and back.
+        let mut link = Link::new(1_000_000_000, MS);
+        link.run(1_000 * MS);
+        for (rate, latency) in [(50_000_000, MS), (50_000_000, 20 * MS), (1_000_000_000, MS)] {
+            (link.rate, link.latency) = (rate, latency);
+            link.run(60_000 * MS);
+            link.run(1_000 * MS);
+            assert!(link.copied * 100 >= rate * 90, "{rate} B/s: {} copied", link.copied);
+            let needed = bytes_in(rate, latency + DELAY_NS.max(latency));
+            assert!(
+                link.copies <= (2 * needed).max(4 * LEAST_WINDOW),
+                "{rate} B/s: {} under way",
+                link.copies
+            );
+        }
+    }
+
+    #[test]
+    fn times_that_nobody_told_measure_nothing() {
+        let mut window = Window::new();
+        window.set_time(Nanos(MS), false);
+        let stamp = window.sent(LEAST_COPY, true, 0);
+        window.set_time(Nanos(50 * MS), true);
+        window.done(stamp, LEAST_COPY);
+        assert_eq!(window.base_ns, None, "sent nobody knows when");
+        let stamp = window.sent(LEAST_COPY, true, 0);
+        window.set_time(Nanos(60 * MS), false);
+        window.done(stamp, LEAST_COPY);
+        assert_eq!(window.base_ns, None, "done nobody knows when");
+        assert!(!window.probing, "and it does not wait for ever");
+    }
+
+    #[test]
+    fn nothing_overflows() {
+        let mut window = Window::new();
+        for now in [1, 2 * MS, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
+            window.set_time(Nanos(now), true);
+            let stamp = window.sent(u64::MAX >> 8, true, u64::MAX);
+            window.set_time(Nanos(now.saturating_add(3 * MS)), true);
+            window.done(stamp, u64::MAX >> 8);
+            let _ = (window.bytes(true), window.bytes(false), window.longest_copy(true));
+            let _ = window.room(u64::MAX >> 1, Some(u64::MAX >> 1));
+        }
+    }
+}
