@@ -152,6 +152,15 @@ fn drive(job: &Job, woken: &(Mutex<bool>, Condvar), until: impl Fn(&Job) -> bool
     }
 }
 
+/// Tells guests to stop when it is dropped.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn guests_lose_nothing_while_jobs_come_and_go() {
     // SPEC G-2, G-9, F-2, L-5
@@ -160,6 +169,8 @@ fn guests_lose_nothing_while_jobs_come_and_go() {
     let (stop, writes) = (AtomicBool::new(false), AtomicU64::new(0));
     let (mut pivots, mut round) = (0, 0u64);
     std::thread::scope(|scope| {
+        // Also after a failure: else the guests would go on for ever, and hide it.
+        let _stopped = Stop(&stop);
         for number in 0..GUESTS {
             let (filter, stop, writes) = (&filter, &stop, &writes);
             scope.spawn(move || guest(filter, number, stop, writes));
@@ -208,7 +219,6 @@ fn guests_lose_nothing_while_jobs_come_and_go() {
             drive(&job, &woken, |job| job.query().status.is_over());
             assert!(job.query().error.is_none(), "{:?}", job.query());
         }
-        stop.store(true, Ordering::Relaxed);
     });
     let writes = writes.load(Ordering::Relaxed);
     eprintln!("{round} jobs, {pivots} pivots, {writes} writes");

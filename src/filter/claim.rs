@@ -23,6 +23,12 @@ impl Claim {
         let free = !core.has_job.swap(true, Ordering::SeqCst);
         free.then(|| Self { core: Arc::clone(core) })
     }
+
+    /// Another job may have the filter. The host may be called when what is returned is dropped: it may be the last that
+    /// keeps the filter's device open.
+    pub(crate) fn release(self) -> Arc<Core> {
+        Arc::clone(&self.core)
+    }
 }
 
 impl Drop for Claim {

@@ -184,8 +184,8 @@ fn take<T>(mutex: &Mutex<Option<T>>) -> Option<T> {
 
 /// The filters that no other job may have meanwhile: the one that is copied, and the one that is to be replaced.
 struct Claims {
-    _own: Claim,
-    _replaced: Option<Claim>,
+    own: Claim,
+    replaced: Option<Claim>,
 }
 
 impl Claims {
@@ -200,7 +200,12 @@ impl Claims {
         let replaced = replaces
             .map(|other| Claim::take(other.core()).ok_or_else(|| busy("replaces: that")))
             .transpose()?;
-        Ok(Self { _own: own, _replaced: replaced })
+        Ok(Self { own, replaced })
+    }
+
+    /// The filters are free. What is returned is to be dropped without a lock.
+    fn release(self) -> (Arc<FilterCore>, Option<Arc<FilterCore>>) {
+        (self.own.release(), self.replaced.map(Claim::release))
     }
 }
 
@@ -724,7 +729,9 @@ impl Shared {
 
     /// Another job may come.
     fn unclaim(&self) {
-        drop(take(&self.claims));
+        // Released under the lock: who finds nothing here relies on it that the filters are free.
+        let cores = lock(&self.claims).take().map(Claims::release);
+        drop(cores);
     }
 
     /// The engine is done: leaves filters and devices.
