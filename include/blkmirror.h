@@ -188,6 +188,9 @@
 // Kind of request: change the device's length.
 #define MIRROR_OP_TRUNCATE 7
 
+// `mirror_event.operation`: the target copies by itself.
+#define MIRROR_OP_COPY 8
+
 // What a job is for: the target becomes an equal of the source.
 #define MIRROR_KIND_MIRROR 0
 
@@ -255,6 +258,10 @@
 // write need not wait for the thread that polls. Device callbacks and `prepare` then run on those threads too. It is to
 // be polled all the same: time passes only there.
 #define MIRROR_JOB_INLINE 64
+
+// `mirror_job_options.flags`: data doesn't come through buffers where the target can take it from the source by itself:
+// with its `copy`, or for files where both lie in one file system that shares blocks.
+#define MIRROR_JOB_COPY_OFFLOAD 128
 
 // `mirror_job_poll`: nothing to do until `wake_at_ns`, or until the job wakes its host.
 #define MIRROR_POLL_IDLE 0
@@ -435,6 +442,10 @@ typedef struct {
     int (*poll)(void *opaque);
     // The device is not used any more, and `opaque` with it. Called exactly once, from the thread that lets go of it last.
     void (*close)(void *opaque);
+    // Take the range over from another device, without buffers: a storage server that copies by itself, blocks that both
+    // share. Asked of a job's target if its source was made with the same `copy`; `source` is that one's `opaque`. What
+    // fails is copied through buffers; after `-EOPNOTSUPP`, `-EXDEV` or `-ENOSYS` all the rest of the job is.
+    int (*copy)(void *opaque, uint64_t token, void *source, uint64_t offset, uint64_t length);
 } mirror_device_ops;
 
 // What a device is like. 0 is "no limit", "any" or "none". A request never breaks these limits; where two devices take
@@ -543,7 +554,8 @@ typedef struct {
     uint32_t on_source_error;
     // What to do when the target fails. Default: `MIRROR_ON_ERROR_REPORT`.
     uint32_t on_target_error;
-    // `MIRROR_JOB_` flags. Default: `UNMAP`, `DETECT_ZEROES`, `AUTO_FINALIZE` and `AUTO_DISMISS`.
+    // `MIRROR_JOB_` flags. Default: `UNMAP`, `DETECT_ZEROES`, `AUTO_FINALIZE`, `AUTO_DISMISS` and
+    // `COPY_OFFLOAD`.
     uint32_t flags;
     // Background operations at a time, at most 1024. 0, the default: as many as the link takes. That is measured: the copy
     // keeps as many bytes under way as come through while one copy is, and a few milliseconds' worth more.
@@ -674,6 +686,8 @@ typedef struct {
     // Copies of guest data that were made meanwhile: of carried writes without `MIRROR_WRITE_STABLE`, and where a device
     // wants its memory better aligned than the guest's.
     uint64_t bounce_copies;
+    // Copies that the target made by itself.
+    mirror_counter copies;
 } mirror_job_info;
 
 // Something that happened to a job. Set `struct_size` before `mirror_job_next_event` fills in the rest; fields that a

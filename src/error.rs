@@ -71,6 +71,8 @@ errnos! {
     EBUSY = 16, "device or resource busy";
     /// The name is taken.
     EEXIST = 17, "already exists";
+    /// Not between these two.
+    EXDEV = 18, "invalid cross-device link";
     /// The device is gone.
     ENODEV = 19, "no such device";
     /// A bad argument.
@@ -85,6 +87,8 @@ errnos! {
     ERANGE = 34, "out of range";
     /// The name is too long.
     ENAMETOOLONG = 36, "name too long";
+    /// Not there at all.
+    ENOSYS = 38, "function not implemented";
     /// Not supported by this device.
     EOPNOTSUPP = 95, "operation not supported";
     /// Took too long.

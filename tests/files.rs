@@ -10,6 +10,7 @@ use blkmirror::filter::Filter;
 use blkmirror::job::{Job, JobOptions, PollState};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -273,4 +274,82 @@ fn a_job_that_is_freed_in_the_middle_gives_its_buffers_back_when_the_kernel_has_
             assert!(old == new, "{base:?} {woken:?} {polls}");
         }
     });
+}
+
+/// Undoes a mount, also when a test fails.
+struct Unmount<'a>(&'a Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let done = command.output().expect("it is installed");
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+#[ignore = "mounts a btrfs: needs root"]
+fn files_in_a_file_system_that_shares_blocks_share_them() {
+    // SPEC C-13
+    const LENGTH: usize = (24 << 20) + 1000;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (image, at) = (folder.path().join("image"), folder.path().join("mounted"));
+    fs::File::create(&image).and_then(|file| file.set_len(160 << 20)).expect("an image");
+    fs::create_dir(&at).expect("a folder");
+    run(Command::new("mkfs.btrfs").arg("-q").arg(&image));
+    run(Command::new("mount").args(["-o", "loop"]).args([&image, &at]));
+    let _unmount = Unmount(&at);
+    for (threads, direct) in [(false, false), (true, false), (false, true)] {
+        for offload in [true, false] {
+            let bytes = make_image(&at.join("old"), LENGTH);
+            let base = OpenOptions { threads, direct, ..OpenOptions::default() };
+            let (source, target) = open_both(&at, LENGTH, base).expect("btrfs has direct I/O");
+            assert!(target.copies_from(&source));
+            let filter = Filter::new(&source).expect("a filter");
+            let options = Options { copy_offload: offload, ..Options::default() };
+            let host = Host::new(&filter, &target, Woken::Descriptor, &options);
+            host.drive(|job| job.query().ready);
+            let info = host.job.query();
+            let data = bytes.chunks(96 << 10).filter(|piece| piece.iter().any(|byte| *byte != 0));
+            let data: u64 = data.map(|piece| piece.len() as u64).sum();
+            if offload {
+                assert!(info.copies.bytes >= data && info.copies.errors == 0, "{info:?}");
+                assert_eq!((info.reads.ops, info.writes.ops), (0, 0), "{info:?}");
+            } else {
+                assert_eq!(info.copies.ops, 0, "{info:?}");
+                assert!(info.writes.bytes >= data, "{info:?}");
+            }
+            filter.write_at(4096, &[7; 8192]).expect("writes");
+            host.job.complete().expect("is ready");
+            host.drive(|job| job.query().status.is_over());
+            assert!(host.job.query().error.is_none(), "{:?}", host.job.query());
+            filter.write_at(16384, &[8; 512]).expect("writes to the new one");
+            drop((host, filter, source, target));
+            let mut wanted = bytes;
+            wanted[4096..12288].fill(7);
+            let old = fs::read(at.join("old")).expect("is there");
+            assert!(old == wanted, "the old file is as it was at the switch");
+            wanted[16384..16896].fill(8);
+            assert!(fs::read(at.join("new")).expect("is there") == wanted);
+            fs::remove_file(at.join("new")).expect("is removed");
+        }
+    }
+}
+
+#[test]
+fn where_files_share_no_blocks_they_are_copied_through_buffers() {
+    // SPEC C-13
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    make_image(&folder.path().join("old"), 1 << 20);
+    let (source, target) = open_both(folder.path(), 1 << 20, OpenOptions::default()).expect("no direct I/O");
+    assert!(!source.copies_from(&Device::memory(1 << 20).expect("memory")));
+    let filter = Filter::new(&source).expect("a filter");
+    let host = Host::new(&filter, &target, Woken::Descriptor, &Options::default());
+    host.drive(|job| job.query().ready);
+    let info = host.job.query();
+    // The folder may lie where they do.
+    assert_eq!(info.copies.ops > 0, target.copies_from(&source), "{info:?}");
 }

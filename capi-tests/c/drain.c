@@ -8,7 +8,7 @@ int main(void) {
     mirror_filter *filter;
     mirror_job *job;
     mirror_job_options o = options();
-    o.id = "drained", o.max_io = 65536;
+    o.id = "drained", o.max_io = 65536, o.max_in_flight = 8;
     ok(mirror_filter_new(source->device, &filter));
     ok(mirror_job_new(filter, target->device, &o, &job));
     err(EPERM, "Job 'drained' is not drained", mirror_job_drain_end(job));

@@ -115,7 +115,7 @@ macro_rules! layout {
 
 layout! {
     mirror_iovec { base, len }
-    mirror_device_ops { struct_size, read, write, zero, discard, flush, extents, truncate, cancel, poll, close }
+    mirror_device_ops { struct_size, read, write, zero, discard, flush, extents, truncate, cancel, poll, close, copy }
     mirror_device_limits {
         struct_size, length, request_alignment, memory_alignment, max_iov, flags, max_transfer, max_zero, max_discard,
         zero_alignment, discard_alignment, cluster_size,
@@ -135,7 +135,7 @@ layout! {
         struct_size, id, message, kind, status, copy_mode, io_status, busy, paused, ready, actively_synced, result, speed,
         done, total, dirty, prepared, in_flight_bytes, in_flight_ops, guests, passes, reads, writes, zeroes, discards,
         flushes, active, skipped_zeroes, guest_writes, errors, events_dropped, dirty_rate, copy_rate, eta_ns, granularity,
-        bounce_copies,
+        bounce_copies, copies,
     }
     mirror_event { struct_size, r#type, status, result, operation, side, action, offset, length }
 }

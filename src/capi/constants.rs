@@ -73,6 +73,8 @@ pub const MIRROR_OP_FLUSH: u32 = 5;
 pub const MIRROR_OP_EXTENTS: u32 = 6;
 /// Kind of request: change the device's length.
 pub const MIRROR_OP_TRUNCATE: u32 = 7;
+/// `mirror_event.operation`: the target copies by itself.
+pub const MIRROR_OP_COPY: u32 = 8;
 
 /// What a job is for: the target becomes an equal of the source.
 pub const MIRROR_KIND_MIRROR: u32 = 0;
@@ -125,6 +127,9 @@ pub const MIRROR_JOB_AUTO_COMPLETE: u32 = 32;
 /// write need not wait for the thread that polls. Device callbacks and `prepare` then run on those threads too. It is to
 /// be polled all the same: time passes only there.
 pub const MIRROR_JOB_INLINE: u32 = 64;
+/// `mirror_job_options.flags`: data doesn't come through buffers where the target can take it from the source by itself:
+/// with its `copy`, or for files where both lie in one file system that shares blocks.
+pub const MIRROR_JOB_COPY_OFFLOAD: u32 = 128;
 
 /// `mirror_job_poll`: nothing to do until `wake_at_ns`, or until the job wakes its host.
 pub const MIRROR_POLL_IDLE: i32 = 0;

@@ -294,6 +294,7 @@ numbered! {
         MIRROR_OP_FLUSH = Flush,
         MIRROR_OP_EXTENTS = Extents,
         MIRROR_OP_TRUNCATE = Truncate,
+        MIRROR_OP_COPY = Copy,
     }
     Side {
         MIRROR_SIDE_SOURCE = Source,

@@ -11,6 +11,7 @@ use crate::device::{
     Refused, Request, Token,
 };
 use crate::error::{Errno, Error, Result};
+use std::any::Any;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
@@ -90,6 +91,18 @@ pub struct mirror_device_ops {
     pub poll: Option<unsafe extern "C" fn(opaque: *mut c_void) -> c_int>,
     /// The device is not used any more, and `opaque` with it. Called exactly once, from the thread that lets go of it last.
     pub close: Option<unsafe extern "C" fn(opaque: *mut c_void)>,
+    /// Take the range over from another device, without buffers: a storage server that copies by itself, blocks that both
+    /// share. Asked of a job's target if its source was made with the same `copy`; `source` is that one's `opaque`. What
+    /// fails is copied through buffers; after `-EOPNOTSUPP`, `-EXDEV` or `-ENOSYS` all the rest of the job is.
+    pub copy: Option<
+        unsafe extern "C" fn(
+            opaque: *mut c_void,
+            token: u64,
+            source: *mut c_void,
+            offset: u64,
+            length: u64,
+        ) -> c_int,
+    >,
 }
 
 // SAFETY: repr(C), begins with the size; zero is a value of integers and of nullable functions.
@@ -541,8 +554,21 @@ impl Host {
                 Kind::Truncate => {
                     self.ops.truncate.map_or(absent, |truncate| truncate(opaque, token, request.range.end()))
                 }
+                Kind::Copy => match (self.ops.copy, self.made_alike(request.from)) {
+                    (Some(copy), Some(source)) => {
+                        copy(opaque, token, source.opaque.pointer(), offset, length)
+                    }
+                    _ => absent,
+                },
             }
         }
+    }
+
+    /// That device, if it was made with the same `copy`, so that the host knows its `opaque`.
+    fn made_alike<'a>(&self, device: Option<&'a Device>) -> Option<&'a Self> {
+        let other = device?.backend::<Self>()?;
+        let (ours, theirs) = (self.ops.copy?, other.ops.copy?);
+        ptr::fn_addr_eq(ours, theirs).then_some(other)
     }
 
     fn is_orphaned(&self) -> bool {
@@ -574,7 +600,17 @@ impl Backend for Host {
             Kind::Flush => self.ops.flush.is_some(),
             Kind::Extents => self.ops.extents.is_some(),
             Kind::Truncate => self.ops.truncate.is_some(),
+            // Not from everywhere.
+            Kind::Copy => false,
         }
+    }
+
+    fn copies_from(&self, from: &Device) -> bool {
+        self.made_alike(Some(from)).is_some()
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 
     fn poll(&self) {

@@ -118,6 +118,7 @@ pub extern "C" fn mirror_operation_name(operation: u32) -> *const c_char {
             MIRROR_OP_FLUSH => c"flush",
             MIRROR_OP_EXTENTS => c"extents",
             MIRROR_OP_TRUNCATE => c"truncate",
+            MIRROR_OP_COPY => c"copy",
             _ => c"unknown",
         };
         name.as_ptr()
@@ -138,7 +139,7 @@ mod tests {
         for status in Status::ALL {
             assert_eq!(text(mirror_status_name(to_c(status))), status.name());
         }
-        for operation in MIRROR_OP_READ..=MIRROR_OP_TRUNCATE {
+        for operation in MIRROR_OP_READ..=MIRROR_OP_COPY {
             let kind = from_c::<Kind>("operation", operation).expect("known");
             assert_eq!(text(mirror_operation_name(operation)), kind.name());
         }

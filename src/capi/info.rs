@@ -96,6 +96,8 @@ pub struct mirror_job_info {
     /// Copies of guest data that were made meanwhile: of carried writes without `MIRROR_WRITE_STABLE`, and where a device
     /// wants its memory better aligned than the guest's.
     pub bounce_copies: u64,
+    /// Copies that the target made by itself.
+    pub copies: mirror_counter,
 }
 
 // SAFETY: repr(C), begins with the size; zero is a value of integers and of bool.
@@ -136,6 +138,7 @@ impl mirror_job_info {
             writes: counter(info.writes),
             zeroes: counter(info.zeroes),
             discards: counter(info.discards),
+            copies: counter(info.copies),
             flushes: counter(info.flushes),
             active: counter(info.active),
             skipped_zeroes: info.skipped_zeroes,

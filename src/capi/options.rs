@@ -49,7 +49,8 @@ pub struct mirror_job_options {
     pub on_source_error: u32,
     /// What to do when the target fails. Default: `MIRROR_ON_ERROR_REPORT`.
     pub on_target_error: u32,
-    /// `MIRROR_JOB_` flags. Default: `UNMAP`, `DETECT_ZEROES`, `AUTO_FINALIZE` and `AUTO_DISMISS`.
+    /// `MIRROR_JOB_` flags. Default: `UNMAP`, `DETECT_ZEROES`, `AUTO_FINALIZE`, `AUTO_DISMISS` and
+    /// `COPY_OFFLOAD`.
     pub flags: u32,
     /// Background operations at a time, at most 1024. 0, the default: as many as the link takes. That is measured: the copy
     /// keeps as many bytes under way as come through while one copy is, and a few milliseconds' worth more.
@@ -110,6 +111,7 @@ impl Default for mirror_job_options {
             (defaults.auto_finalize, MIRROR_JOB_AUTO_FINALIZE),
             (defaults.auto_dismiss, MIRROR_JOB_AUTO_DISMISS),
             (defaults.auto_complete, MIRROR_JOB_AUTO_COMPLETE),
+            (defaults.copy_offload, MIRROR_JOB_COPY_OFFLOAD),
         ];
         Self {
             struct_size: size_of::<Self>(),
@@ -199,7 +201,8 @@ pub(super) unsafe fn to_job_options(options: &mirror_job_options, hooks: Hooks) 
         | MIRROR_JOB_AUTO_FINALIZE
         | MIRROR_JOB_AUTO_DISMISS
         | MIRROR_JOB_AUTO_COMPLETE
-        | MIRROR_JOB_INLINE;
+        | MIRROR_JOB_INLINE
+        | MIRROR_JOB_COPY_OFFLOAD;
     check_flags("flags", options.flags, known)?;
     let has = |flag| options.flags & flag != 0;
     let replaces = if options.replaces.is_null() {
@@ -229,6 +232,7 @@ pub(super) unsafe fn to_job_options(options: &mirror_job_options, hooks: Hooks) 
             unmap: has(MIRROR_JOB_UNMAP),
             target_is_zero: has(MIRROR_JOB_TARGET_IS_ZERO),
             detect_zeroes: has(MIRROR_JOB_DETECT_ZEROES),
+            copy_offload: has(MIRROR_JOB_COPY_OFFLOAD),
             auto_finalize: has(MIRROR_JOB_AUTO_FINALIZE),
             auto_dismiss: has(MIRROR_JOB_AUTO_DISMISS),
             auto_complete: has(MIRROR_JOB_AUTO_COMPLETE),

@@ -103,8 +103,13 @@ impl Line {
     fn offer(&self, ask: Ask) -> Option<u16> {
         let slot = self.seat.take(ask.asked, ask.lent, ask.enough)?;
         let iov = self.seat.iov(slot);
-        let request =
-            Request { kind: ask.asked.kind, range: ask.asked.range, flags: ask.asked.flags, iov: &iov };
+        let request = Request {
+            kind: ask.asked.kind,
+            range: ask.asked.range,
+            flags: ask.asked.flags,
+            iov: &iov,
+            from: None,
+        };
         let patience = Clock::new(self.patience * KICKED);
         loop {
             let seen = self.seat.news();

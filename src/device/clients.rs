@@ -173,7 +173,7 @@ impl Core {
     /// write.
     fn note_change(&self, kind: Kind) {
         let keeps_zero = match kind {
-            Kind::Write => false,
+            Kind::Write | Kind::Copy => false,
             Kind::Discard => self.limits.discard_zeroes,
             _ => true,
         };

@@ -143,11 +143,12 @@ impl Backend for Memory {
                 Ok(())
             }
             Kind::Truncate => self.truncate(request.range.end()),
+            Kind::Copy => Err(Errno::EOPNOTSUPP),
         })
     }
 
-    fn supports(&self, _: Kind) -> bool {
-        true
+    fn supports(&self, kind: Kind) -> bool {
+        kind != Kind::Copy
     }
 }
 

@@ -37,6 +37,7 @@ pub use token::Token;
 use crate::error::{IoResult, Result};
 use crate::range::ByteRange;
 use clients::Core;
+use std::any::Any;
 use std::ffi::CStr;
 use std::fmt;
 use std::sync::Arc;
@@ -58,6 +59,8 @@ pub enum Kind {
     Extents,
     /// Change the device's length to the range's end.
     Truncate,
+    /// Take the range over from another device, without buffers.
+    Copy,
 }
 
 impl Kind {
@@ -72,13 +75,14 @@ impl Kind {
             Self::Flush => "flush",
             Self::Extents => "extents",
             Self::Truncate => "truncate",
+            Self::Copy => "copy",
         }
     }
 
     /// Whether it changes what the device holds.
     #[must_use]
     pub fn changes_data(self) -> bool {
-        matches!(self, Self::Write | Self::Zero | Self::Discard)
+        matches!(self, Self::Write | Self::Zero | Self::Discard | Self::Copy)
     }
 }
 
@@ -103,6 +107,8 @@ pub struct Request<'a> {
     /// The data, for a read or a write. The list itself is valid only during `submit`; the memory that it names
     /// until the request is done.
     pub iov: &'a [IoVec],
+    /// Where a copy comes from: the same range of a device that [`Backend::copies_from`] has said yes to.
+    pub from: Option<&'a Device>,
 }
 
 /// What a backend says of a request.
@@ -167,6 +173,18 @@ pub trait Backend: Send + Sync {
     /// Whether this kind of request may be sent. Reads and writes always are (SPEC D-1).
     fn supports(&self, kind: Kind) -> bool {
         matches!(kind, Kind::Read | Kind::Write)
+    }
+
+    /// Whether it takes [`Kind::Copy`] from that device: there is a way that is better than through buffers. A request may
+    /// still fail; its range is copied through buffers then, and all others too after `EOPNOTSUPP`, `EXDEV` or `ENOSYS`.
+    fn copies_from(&self, from: &Device) -> bool {
+        let _ = from;
+        false
+    }
+
+    /// The backend itself, for one of the same kind that is asked whether it copies from this one.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
     }
 
     /// Reaps completions, for a backend that has no thread of its own. Called at the start of each poll of a job.
@@ -260,6 +278,18 @@ impl Device {
     pub fn is_same_storage(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.core, &other.core)
             || self.core.backend().identity().is_some_and(|id| other.core.backend().identity() == Some(id))
+    }
+
+    /// Whether the device takes [`Kind::Copy`] from that one.
+    #[must_use]
+    pub fn copies_from(&self, from: &Self) -> bool {
+        self.core.backend().copies_from(from)
+    }
+
+    /// What is behind the device, if it is a `B` that lets itself be seen: see [`Backend::as_any`].
+    #[must_use]
+    pub fn backend<B: Backend + 'static>(&self) -> Option<&B> {
+        self.core.backend().as_any()?.downcast_ref()
     }
 
     /// Reports the outcome of a request that was answered with [`Answer::Pending`], from any thread.

@@ -149,7 +149,7 @@ impl TestClient {
         let (slot, iov) = self.prepare(kind, range, bytes, then);
         let state = &self.seat.slots[slot].state;
         let token = Token::new(self.seat.index, slot as u16, state.open());
-        let request = Request { kind, range, flags, iov: &iov };
+        let request = Request { kind, range, flags, iov: &iov, from: None };
         match device.submit(token, &request) {
             Answer::Done(result) => {
                 assert!(state.claim(token.generation()), "an inline answer is the only one");

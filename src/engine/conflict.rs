@@ -204,7 +204,15 @@ pub(super) mod tests {
             ..Options::default()
         };
         let (length, limits) = (1024 * CHUNK, Limits::default());
-        let side = SideInfo { length, limits, zero: true, discard: true, extents: false, truncate: false };
+        let side = SideInfo {
+            length,
+            limits,
+            zero: true,
+            discard: true,
+            extents: false,
+            truncate: false,
+            copies: false,
+        };
         let settings = options.check(length, &limits, &limits).expect("legal");
         let mut engine = Engine::new("j0".into(), settings, side, side).expect("memory");
         engine.start().expect("created");

@@ -26,6 +26,8 @@ pub(super) enum OpState {
     Query,
     Read,
     Write,
+    /// The target copies by itself.
+    Copy,
     Zero,
     Discard,
     /// The target's flush, before ready or at the end.
@@ -301,7 +303,12 @@ impl Ops {
 /// The bytes of progress that an operation stands for: what it takes from the dirty set.
 fn progress_bytes(state: OpState, range: ByteRange) -> u64 {
     match state {
-        OpState::Query | OpState::Read | OpState::Write | OpState::Zero | OpState::Discard => range.len(),
+        OpState::Query
+        | OpState::Read
+        | OpState::Write
+        | OpState::Copy
+        | OpState::Zero
+        | OpState::Discard => range.len(),
         _ => 0,
     }
 }
@@ -334,7 +341,8 @@ impl Engine {
     /// Starts a planned piece, whose chunks are held and not dirty.
     pub(super) fn start_piece(&mut self, piece: Piece) -> Started {
         match piece.method {
-            Method::Copy => self.start_copy(piece.chunks),
+            Method::Copy if self.offloads => self.start_offloaded(piece.chunks),
+            Method::Copy | Method::CopyThrough => self.start_copy(piece.chunks),
             Method::Zero | Method::Discard => self.start_clear(piece),
         }
     }
@@ -343,7 +351,8 @@ impl Engine {
         if self.ops.free_chunks() == 0 || !self.has_window() {
             return Started::NoRoom;
         }
-        let chunks = self.first_part(piece, self.most_chunks_per_copy());
+        let most = self.most_chunks_per_copy(piece.start).min(u64::from(self.ops.arena_chunks()));
+        let chunks = self.first_part(piece, most);
         let range = self.geometry.bytes(chunks);
         let want = chunks.len() as u32;
         let max_segments = self.max_segments();
@@ -403,21 +412,68 @@ impl Engine {
     }
 
     /// A chunk at least, however large it is; what is larger than a device takes at a time goes in parts.
-    fn most_chunks_per_copy(&self) -> u64 {
+    fn most_chunks_per_copy(&self, start: u64) -> u64 {
         let guests = self.guests.are_active(self.now);
         let fits = match self.settings.options.guest_first_io {
-            0 if guests => self.window.longest_copy(true),
-            bytes if guests => bytes,
-            _ if self.settings.fits_link => self.window.longest_copy(false),
-            _ => u64::MAX,
+            0 if guests => Some(self.window.longest_copy(true)),
+            _ if !guests && self.settings.fits_link => Some(self.window.longest_copy(false)),
+            _ => None,
         };
+        let first = if guests && fits.is_none() { self.settings.options.guest_first_io } else { u64::MAX };
         let most = self
             .settings
             .max_io
-            .min(fits)
+            .min(fits.unwrap_or(first))
             .min(self.source.limits.max_transfer)
             .min(self.target.limits.max_transfer);
-        (most / self.geometry.granularity()).clamp(1, u64::from(self.ops.arena_chunks()))
+        let most = (most / self.geometry.granularity()).max(1);
+        // Where lengths change from copy to copy, they end where copies of equal length would.
+        if fits.is_some() && most.is_power_of_two() { most - start % most } else { most }
+    }
+
+    /// The target is asked to take the data over by itself: no buffer is needed, and what follows is as for any copy.
+    fn start_offloaded(&mut self, piece: ChunkRange) -> Started {
+        if !self.has_window() {
+            return Started::NoRoom;
+        }
+        let chunks = self.first_part(piece, self.most_chunks_per_copy(piece.start));
+        let range = self.geometry.bytes(chunks);
+        let alone = self.ops.copies == 0;
+        let Some(id) = self.ops.take(OpState::Copy, chunks, range) else {
+            return Started::NoRoom;
+        };
+        // Before it is sent: one that fails may have copied some of it.
+        self.start.known_zero.clear(chunks);
+        self.outbox.submit(id, Side::Target, Kind::Copy, range, Flags::default());
+        self.rate.charge(self.now, range.len());
+        let stamp = self.window.sent(range.len(), alone, self.guests.carried_bytes());
+        self.ops.begin_copy(id, stamp);
+        Started::Yes { rest: ChunkRange::new(chunks.end, piece.end) }
+    }
+
+    /// What could not be copied so is copied through buffers: only that shows which side fails, if one does.
+    fn offloaded_failed(&mut self, id: OpId, errno: Errno) {
+        if matches!(errno, Errno::EOPNOTSUPP | Errno::EXDEV | Errno::ENOSYS) {
+            self.offloads = false;
+        }
+        self.copy_came_through(id, 0);
+        let (chunks, _) = self.end_op(id);
+        if self.is_ending() || self.pauses.any() {
+            self.give_up_piece(chunks);
+        } else {
+            self.scan.plan_first(Piece { chunks, method: Method::CopyThrough });
+            self.unplan_awaited(chunks);
+        }
+        self.wake_dependents(id);
+    }
+
+    /// Who came while these chunks were held doesn't wait for what is planned for them now.
+    fn unplan_awaited(&mut self, chunks: ChunkRange) {
+        let reserved = self.ops.reserved_chunks().filter(|_| !self.ops.reservation_is_held());
+        let awaited = self.guests.awaited().chain(reserved);
+        for awaited in awaited.filter(|awaited| awaited.overlaps(chunks)).collect::<Vec<_>>() {
+            self.unplan_overlapping(awaited);
+        }
     }
 
     fn start_clear(&mut self, piece: Piece) -> Started {
@@ -481,6 +537,7 @@ impl Engine {
             OpState::Query => self.query_done(id, result, extents),
             OpState::Read => self.read_done(id, result, zeroes),
             OpState::Write => self.write_done(id, Kind::Write, result),
+            OpState::Copy => self.offloaded_done(id, result),
             OpState::Zero => self.write_done(id, Kind::Zero, result),
             OpState::Discard => self.write_done(id, Kind::Discard, result),
             OpState::Flush => self.flush_done(id, result),
@@ -502,12 +559,7 @@ impl Engine {
             self.give_up_piece(chunks);
         } else {
             self.plan_run(chunks, if result.is_ok() { extents } else { &[] });
-            // Guests that came while the question was out don't wait for the whole run.
-            for awaited in
-                self.guests.awaited().filter(|awaited| awaited.overlaps(chunks)).collect::<Vec<_>>()
-            {
-                self.unplan_overlapping(awaited);
-            }
+            self.unplan_awaited(chunks);
         }
         self.wake_dependents(id);
     }
@@ -554,10 +606,20 @@ impl Engine {
         }
     }
 
+    fn offloaded_done(&mut self, id: OpId, result: IoResult) {
+        match result {
+            Ok(()) => self.write_done(id, Kind::Copy, Ok(())),
+            Err(errno) => {
+                self.progress.count(Kind::Copy, 0, result);
+                self.offloaded_failed(id, errno);
+            }
+        }
+    }
+
     fn write_done(&mut self, id: OpId, kind: Kind, result: IoResult) {
         let range = self.ops.op(id).range;
         self.progress.count(kind, range.len(), result);
-        if kind == Kind::Write {
+        if matches!(kind, Kind::Write | Kind::Copy) {
             self.copy_came_through(id, if result.is_ok() { range.len() } else { 0 });
         }
         if let Err(errno) = result {

@@ -89,6 +89,8 @@ pub struct SideInfo {
     pub extents: bool,
     /// It can change its length.
     pub truncate: bool,
+    /// It takes copies from the other side.
+    pub copies: bool,
 }
 
 impl SideInfo {
@@ -130,6 +132,8 @@ pub struct Engine {
     ready: bool,
     /// The flush before ready is under way.
     flushing_for_ready: bool,
+    /// The target makes copies by itself.
+    offloads: bool,
     /// No guest write that entered before writes were carried is still running.
     uncarried_writes_done: bool,
     start: Start,
@@ -169,6 +173,7 @@ impl Engine {
             copy_mode: settings.options.copy_mode,
             ready: false,
             flushing_for_ready: false,
+            offloads: target.copies && settings.options.copy_offload,
             uncarried_writes_done: false,
             pauses: Pauses::default(),
             status: Status::Created,

@@ -113,6 +113,8 @@ pub struct Options {
     pub target_is_zero: bool,
     /// Buffers that are all zero are sent as zeroes.
     pub detect_zeroes: bool,
+    /// Data doesn't come through buffers where the target can take it from the source by itself.
+    pub copy_offload: bool,
     /// Go from pending to concluded without `finalize`.
     pub auto_finalize: bool,
     /// Go from concluded to null without `dismiss`.
@@ -146,6 +148,7 @@ impl Default for Options {
             unmap: true,
             target_is_zero: false,
             detect_zeroes: true,
+            copy_offload: true,
             auto_finalize: true,
             auto_dismiss: true,
             auto_complete: false,

@@ -90,6 +90,8 @@ pub struct Info {
     pub zeroes: Counter,
     /// Background discards.
     pub discards: Counter,
+    /// Copies that the target made by itself.
+    pub copies: Counter,
     /// Flushes of the target.
     pub flushes: Counter,
     /// Guest writes, zeroes and discards that were carried to the target.
@@ -147,6 +149,7 @@ pub(super) struct Progress {
     writes: Counter,
     zeroes: Counter,
     discards: Counter,
+    copies: Counter,
     flushes: Counter,
     active: Counter,
     samples: [Sample; SAMPLES],
@@ -176,6 +179,7 @@ impl Progress {
             Kind::Zero => self.zeroes.count(bytes, result),
             Kind::Discard => self.discards.count(bytes, result),
             Kind::Flush => self.flushes.count(bytes, result),
+            Kind::Copy => self.copies.count(bytes, result),
             Kind::Extents | Kind::Truncate => {}
         }
     }
@@ -270,6 +274,7 @@ impl Engine {
             writes: progress.writes,
             zeroes: progress.zeroes,
             discards: progress.discards,
+            copies: progress.copies,
             flushes: progress.flushes,
             active: progress.active,
             skipped_zeroes: progress.skipped,

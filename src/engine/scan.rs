@@ -41,6 +41,8 @@ const BUSY_RUNS_PER_ROUND: u32 = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
     Copy,
+    /// Through buffers, because the target could not take it by itself.
+    CopyThrough,
     Zero,
     Discard,
 }
@@ -144,6 +146,11 @@ impl Scan {
             self.written = Some(ChunkMap::new(geometry.chunks())?);
         }
         Ok(())
+    }
+
+    /// What is to be done next.
+    pub(super) fn plan_first(&mut self, piece: Piece) {
+        self.plan.push_front(piece);
     }
 
     /// What is planned and not started.

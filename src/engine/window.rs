@@ -102,9 +102,13 @@ impl Window {
         bytes_in(rate, base.saturating_add(delay)).max(LEAST_WINDOW)
     }
 
-    /// Most bytes in one copy.
+    /// Most bytes in one copy: a power of two.
     pub(super) fn longest_copy(&self, guests: bool) -> u64 {
-        if self.probing { LEAST_COPY } else { (self.bytes(guests) / COPIES_PER_WINDOW).max(LEAST_COPY) }
+        if self.probing {
+            return LEAST_COPY;
+        }
+        let part = (self.bytes(guests) / COPIES_PER_WINDOW).max(LEAST_COPY);
+        1 << part.ilog2()
     }
 
     /// Whether another copy may be sent while so many bytes of copies and of guests' writes are on their way; `Err`

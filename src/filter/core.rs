@@ -203,6 +203,7 @@ impl Core {
                 range: io.range,
                 flags: Flags { may_unmap: io.flags.may_unmap, fua: io.flags.fua },
                 iov: io.iov,
+                from: None,
             };
             let Some(slot) = self.slots.get(index) else { return };
             let generation = slot.open_for(attached.number);

@@ -81,7 +81,7 @@ impl Core {
                     return Offered::Taken;
                 }
             };
-            let request = Request { kind, range, flags: guest.flags, iov: &iov };
+            let request = Request { kind, range, flags: guest.flags, iov: &iov, from: None };
             slot.step.store(SUBMITTING, Ordering::Release);
             let generation = slot.open_for(attached.number);
             let answer = attached.submit(index, generation, &request);

@@ -407,7 +407,7 @@ impl Driver {
     fn is_one_step(&self, shared: &Shared, submit: &Submit) -> bool {
         let Link { limits, zero, .. } = &shared.links[submit.side as usize];
         let most = match submit.kind {
-            Kind::Read | Kind::Write => limits.max_transfer,
+            Kind::Read | Kind::Write | Kind::Copy => limits.max_transfer,
             Kind::Zero if *zero => limits.max_zero,
             Kind::Zero => 0,
             Kind::Discard => limits.max_discard,
@@ -434,7 +434,9 @@ impl Driver {
             let held = buffers.lend(segments, 0, submit.range.len(), most, &mut self.iov);
             debug_assert_eq!(held, submit.range.len(), "the buffers hold what is asked for");
         }
-        let request = Request { kind: submit.kind, range: submit.range, flags: submit.flags, iov: &self.iov };
+        let Submit { kind, range, flags, .. } = submit;
+        let from = copied_from(&self.devices, kind);
+        let request = Request { kind, range, flags, iov: &self.iov, from };
         self.offering = Some(slot);
         self.submitted = true;
         let answer = submit_to(device, shared, link, slot, &request);
@@ -517,8 +519,9 @@ impl Driver {
                     return true;
                 }
             };
-            let request =
-                Request { kind: step.kind, range: step.range, flags: part.submit.flags, iov: &self.iov };
+            let Step { kind, range } = step;
+            let from = copied_from(&self.devices, kind);
+            let request = Request { kind, range, flags: part.submit.flags, iov: &self.iov, from };
             self.offering = Some(slot);
             self.submitted = true;
             let answer = submit_to(device, shared, link, slot, &request);
@@ -601,6 +604,11 @@ impl Driver {
     pub(super) fn has_requests_out(&self) -> bool {
         self.parts.iter().any(Option::is_some)
     }
+}
+
+/// Where the target takes the data of such a request from.
+fn copied_from(devices: &[Option<Device>; 2], kind: Kind) -> Option<&Device> {
+    if kind == Kind::Copy { devices[Side::Source as usize].as_ref() } else { None }
 }
 
 /// Submits a request in this slot. Whatever the device answers: if somebody has completed it meanwhile, that counts, and
@@ -697,7 +705,7 @@ impl Part {
     fn length_within(&self, limits: &Limits, zero: bool) -> u64 {
         let left = self.submit.range.len() - self.done;
         left.min(match self.submit.kind {
-            Kind::Read | Kind::Write => limits.max_transfer,
+            Kind::Read | Kind::Write | Kind::Copy => limits.max_transfer,
             Kind::Zero if zero => limits.max_zero,
             Kind::Zero => most_zeroes(limits.max_transfer, limits.max_iov),
             Kind::Discard => limits.max_discard,

@@ -230,7 +230,12 @@ impl Job {
         let settings = options.check(source.length(), source.limits(), target.limits())?;
         let name = Name::take(options.id.as_deref())?;
         let target_claim = target.core().claim_as_target()?;
-        let engine = Engine::new(name.as_str().to_owned(), settings, side_info(&source), side_info(target))?;
+        let engine = Engine::new(
+            name.as_str().to_owned(),
+            settings,
+            side_info(&source, target),
+            side_info(target, &source),
+        )?;
         let mut driver = Driver::new(&engine, &source, target)?;
         let core = Arc::clone(filter.core());
         let [source, target] = [&source, target].map(|device| device.with_lane(driver.memory()));
@@ -494,7 +499,7 @@ fn check_alignment(filter: &Filter, target: &Device) -> Result<()> {
     Ok(())
 }
 
-fn side_info(device: &Device) -> SideInfo {
+fn side_info(device: &Device, other: &Device) -> SideInfo {
     SideInfo {
         length: device.length(),
         // An earlier job, or a guest, may have written to it since it was made.
@@ -503,6 +508,7 @@ fn side_info(device: &Device) -> SideInfo {
         discard: device.supports(Kind::Discard),
         extents: device.supports(Kind::Extents),
         truncate: device.supports(Kind::Truncate),
+        copies: device.copies_from(other),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::device::{
 };
 use crate::error::{Errno, IoResult, Result};
 use crate::range::ByteRange;
+use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How a disk behaves for as long as it lives.
@@ -55,6 +56,8 @@ struct Pending {
     result: IoResult,
     /// The number of what it lends.
     loan: u64,
+    /// The disk that it copies from.
+    from: Option<Arc<Mutex<State>>>,
 }
 
 #[derive(Debug)]
@@ -384,6 +387,10 @@ impl State {
                 let garbage = self.random.one_in(2);
                 self.layer.discard(range, garbage);
             }
+            Kind::Copy => {
+                let from = pending.from.as_ref().map(|from| lock(from).layer.read(range));
+                self.layer.write(offset, &from.unwrap_or_default());
+            }
             Kind::Truncate if pending.result.is_ok() => self.layer.truncate(range.end()),
             Kind::Truncate | Kind::Flush | Kind::Extents => {}
         }
@@ -407,7 +414,7 @@ impl State {
         let limits = &self.options.limits;
         let length = request.range.len();
         let most = match request.kind {
-            Kind::Read | Kind::Write => limits.max_transfer,
+            Kind::Read | Kind::Write | Kind::Copy => limits.max_transfer,
             Kind::Zero => limits.max_zero,
             Kind::Discard => limits.max_discard,
             _ => u64::MAX,
@@ -494,7 +501,8 @@ impl Backend for Simulated {
         }
         let fails = faults.concern(kind, range) && state.random.one_in(faults.error_one_in);
         let full = faults.full && request.kind.changes_data();
-        let errno = faults.errno.unwrap_or(if full { Errno::ENOSPC } else { Errno::EIO });
+        let usual = if kind == Kind::Copy && state.random.one_in(2) { Errno::EOPNOTSUPP } else { Errno::EIO };
+        let errno = faults.errno.unwrap_or(if full { Errno::ENOSPC } else { usual });
         if fails {
             state.fail(kind, errno);
         }
@@ -513,6 +521,7 @@ impl Backend for Simulated {
             due,
             result: if fails { Err(errno) } else { Ok(()) },
             loan,
+            from: request.from.and_then(|from| from.backend::<Self>()).map(|from| Arc::clone(&from.state)),
         };
         let (inline, early) = (state.options.inline_one_in, state.options.early_one_in);
         let inline = !faults.hold && state.random.one_in(inline);
@@ -538,6 +547,14 @@ impl Backend for Simulated {
             lock(&self.state).refused += 1;
         }
         Answer::Pending
+    }
+
+    fn copies_from(&self, from: &Device) -> bool {
+        self.supports(Kind::Copy) && from.backend::<Self>().is_some()
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 
     fn cancel(&self) {

@@ -55,6 +55,8 @@ pub enum Fault {
     Extents,
     /// A disk could not be grown.
     Truncate,
+    /// A copy by the target itself failed.
+    Copy,
     /// One of these failed because the disk is full.
     NoSpace,
     /// There was no room for a request.
@@ -83,7 +85,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Read,
         Self::Write,
         Self::Zero,
@@ -91,6 +93,7 @@ impl Fault {
         Self::Flush,
         Self::Extents,
         Self::Truncate,
+        Self::Copy,
         Self::NoSpace,
         Self::Again,
         Self::Hold,
@@ -116,6 +119,7 @@ impl Fault {
             Self::Flush => "flush-error",
             Self::Extents => "extents-error",
             Self::Truncate => "truncate-error",
+            Self::Copy => "copy-error",
             Self::NoSpace => "no-space",
             Self::Again => "again",
             Self::Hold => "hold",
@@ -141,6 +145,7 @@ impl Fault {
             Kind::Flush => Self::Flush,
             Kind::Extents => Self::Extents,
             Kind::Truncate => Self::Truncate,
+            Kind::Copy => Self::Copy,
         }
     }
 }

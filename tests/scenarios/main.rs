@@ -12,6 +12,7 @@ mod errors;
 mod finish;
 mod guest;
 mod life;
+mod offload;
 mod options;
 mod query;
 mod start;

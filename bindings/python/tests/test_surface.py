@@ -295,6 +295,8 @@ class Verbs(unittest.TestCase):
             pass_interval_ns=1,
             guest_first_io=4096,
             guest_first_in_flight=1,
+            copy_offload=False,
+            clock=lambda: 1,
         ) as job:
             job.start()
             self.assertTrue(woken.is_set())

@@ -163,7 +163,7 @@ fn write(arguments: &Arguments, way: Way, filter: &Filter, thread: u64) -> f64 {
     for index in 0..arguments.writes {
         if way == Way::Direct {
             let flags = Flags::default();
-            let request = Request { kind: Kind::Write, range: range(index), flags, iov: &iov };
+            let request = Request { kind: Kind::Write, range: range(index), flags, iov: &iov, from: None };
             black_box(&Sink as &dyn Backend).submit(Token::from_raw(index), &request);
             continue;
         }

@@ -81,6 +81,10 @@ pub(crate) struct Arguments {
     /// Look for zeroes in what is copied, and make holes of them. SRC's own holes are kept in any case
     #[arg(long, value_enum, value_name = "on|off", default_value_t = Switch::On)]
     detect_zeroes: Switch,
+
+    /// Read and write even where the file system could let SRC and DST share blocks until one changes
+    #[arg(long)]
+    no_copy_offload: bool,
 }
 
 /// How the result is reported.
@@ -116,6 +120,7 @@ impl Arguments {
             unmap: !self.no_unmap,
             target_is_zero: self.target_is_zero,
             detect_zeroes: self.detect_zeroes == Switch::On,
+            copy_offload: !self.no_copy_offload,
             auto_complete: true,
             ..Options::default()
         }

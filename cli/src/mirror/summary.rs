@@ -58,6 +58,7 @@ struct Operations {
     writes: Count,
     zeroes: Count,
     discards: Count,
+    copies: Count,
     flushes: Count,
 }
 
@@ -114,6 +115,7 @@ impl Summary {
                 writes: info.writes.into(),
                 zeroes: info.zeroes.into(),
                 discards: info.discards.into(),
+                copies: info.copies.into(),
                 flushes: info.flushes.into(),
             },
             verified,

@@ -48,7 +48,7 @@ pub(super) enum Next {
 impl Storage {
     /// The call that comes next, `None` if the operation is not so simple.
     pub(super) fn next_call(&self, operation: &Operation) -> Option<Call> {
-        let Operation { kind, range, flags, ref iov } = *operation;
+        let Operation { kind, range, flags, ref iov, .. } = *operation;
         let Methods { punch, zero_range, durable } = self.methods();
         match kind {
             Kind::Read => self.straight(range, iov).map(Call::Read),
@@ -62,7 +62,7 @@ impl Storage {
             Kind::Zero if zero_range => Some(Call::ZeroRange),
             Kind::Discard if self.kind() == FileKind::Regular && punch => Some(Call::Punch),
             Kind::Flush => Some(Call::Flush),
-            Kind::Zero | Kind::Discard | Kind::Extents | Kind::Truncate => None,
+            Kind::Zero | Kind::Discard | Kind::Extents | Kind::Truncate | Kind::Copy => None,
         }
     }
 
@@ -161,7 +161,7 @@ mod tests {
         let range = ByteRange::between(start, end);
         let iov = [buffer.buffer_to_write(range.len() as usize)];
         let iov = if matches!(kind, Kind::Read | Kind::Write) { &iov[..] } else { &[] };
-        Operation::new(&Request { kind, range, flags, iov }, Vec::new())
+        Operation::new(&Request { kind, range, flags, iov, from: None }, Vec::new())
     }
 
     #[test]

@@ -241,22 +241,98 @@ pub(super) fn logical_block(file: &File) -> Option<u32> {
 
 /// Whether the file lies in a file system that has no disk.
 pub(super) fn is_in_memory(file: &File) -> bool {
+    /// `tmpfs`, and `ramfs`, which the C library has no name for.
+    const IN_MEMORY: [u32; 2] = [0x0102_1994, 0x8584_58f6];
+    file_system(file).is_some_and(|found| IN_MEMORY.contains(&found))
+}
+
+/// Whether the file lies on a server that copies by itself: NFS, SMB, CIFS, Ceph.
+pub(super) fn has_server(file: &File) -> bool {
+    const SERVERS: [u32; 4] = [0x6969, 0xfe53_4d42, 0xff53_4d42, 0x00c3_6400];
+    file_system(file).is_some_and(|found| SERVERS.contains(&found))
+}
+
+/// Whether the two lie in one file system, of a kind in which files may share blocks until one changes them, or that has
+/// a server.
+pub(super) fn may_share_blocks(file: &File, other: &File) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    /// Btrfs, XFS, OCFS2, bcachefs, ZFS, and overlays, which ask what is below.
+    const SHARING: [u32; 6] = [0x9123_683e, 0x5846_5342, 0x7461_636f, 0xca45_1a4e, 0x2fc1_2fc1, 0x794c_7630];
+    let system = |file: &File| file.metadata().map(|told| told.dev()).ok();
+    let one = system(file).is_some_and(|device| system(other) == Some(device));
+    one && (has_server(file) || file_system(file).is_some_and(|found| SHARING.contains(&found)))
+}
+
+/// The number by which Linux names the kind of file system that the file lies in.
+fn file_system(file: &File) -> Option<u32> {
     #[cfg(target_os = "linux")]
     {
-        /// `ramfs`, which the C library has no name for.
-        const RAMFS_MAGIC: i128 = 0x8584_58f6;
         // SAFETY: a `statfs` is numbers, for which zero is a value.
         let mut told: libc::statfs = unsafe { std::mem::zeroed() };
         // SAFETY: the result has room for a `statfs`, and the descriptor is open.
         let answer = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut told) };
-        // Wide enough for the type that it has on any architecture.
-        let found = i128::from(told.f_type);
-        answer == 0 && (found == i128::from(libc::TMPFS_MAGIC) || found == RAMFS_MAGIC)
+        // Its type differs between architectures; the numbers have 32 bits.
+        (answer == 0).then_some(told.f_type as u32)
     }
     #[cfg(not(target_os = "linux"))]
     {
         let _ = file;
-        false
+        None
+    }
+}
+
+/// Makes the range of `to` share the blocks of the same range of `from`. `EINVAL` unless it is in whole blocks, or ends
+/// where both files end.
+pub(super) fn share_blocks(from: &File, to: &File, range: ByteRange) -> IoResult {
+    #[cfg(target_os = "linux")]
+    {
+        let asked = libc::file_clone_range {
+            src_fd: from.as_raw_fd().into(),
+            src_offset: range.offset(),
+            src_length: range.len(),
+            dest_offset: range.offset(),
+        };
+        retry(|| {
+            // SAFETY: `FICLONERANGE` reads a `file_clone_range` behind the pointer, which is live; the descriptors are open.
+            unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONERANGE as _, &raw const asked) }
+        })
+        .map(drop)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (from, to, range);
+        Err(Errno::EOPNOTSUPP)
+    }
+}
+
+/// Has the system copy the range of `from` to the same range of `to`.
+pub(super) fn copy_range(from: &File, to: &File, range: ByteRange) -> IoResult {
+    #[cfg(target_os = "linux")]
+    {
+        let (mut at, end) = (range.offset(), range.end());
+        while at < end {
+            let offset = libc::loff_t::try_from(at).map_err(|_| Errno::EINVAL)?;
+            let (mut read_at, mut write_at) = (offset, offset);
+            let length = usize::try_from(end - at).unwrap_or(usize::MAX);
+            // SAFETY: the two offsets are live, and the descriptors are open.
+            let copied = unsafe {
+                let (from, to) = (from.as_raw_fd(), to.as_raw_fd());
+                libc::copy_file_range(from, &raw mut read_at, to, &raw mut write_at, length, 0)
+            };
+            match copied {
+                // The source ends here: it is shorter than it was when it was opened.
+                0 => return Err(Errno::EIO),
+                -1 if last_errno().number() == libc::EINTR => {}
+                -1 => return Err(last_errno()),
+                copied => at += copied as u64,
+            }
+        }
+        Ok(())
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (from, to, range);
+        Err(Errno::EOPNOTSUPP)
     }
 }
 

@@ -33,6 +33,7 @@ mod workers;
 use super::{Answer, Backend, Completions, Device, IoVec, Kind, Lane, Request, Token};
 use crate::error::{Errno, Result};
 use open::Opened;
+use std::any::Any;
 use std::ffi::CStr;
 use std::path::Path;
 use std::sync::Arc;
@@ -125,6 +126,12 @@ fn tell_once(error: &std::io::Error) {
     }
 }
 
+impl FileDevice {
+    fn storage(&self) -> &Arc<Storage> {
+        &self.storage
+    }
+}
+
 impl Backend for FileDevice {
     fn submit(&self, token: Token, request: &Request<'_>) -> Answer {
         if self.read_only && (request.kind.changes_data() || request.kind == Kind::Truncate) {
@@ -151,12 +158,23 @@ impl Backend for FileDevice {
         match kind {
             Kind::Extents => regular,
             Kind::Truncate => regular && !self.read_only,
+            // Not from everywhere.
+            Kind::Copy => false,
             _ => true,
         }
     }
 
     fn identity(&self) -> Option<(u64, u64)> {
         Some(self.identity)
+    }
+
+    fn copies_from(&self, from: &Device) -> bool {
+        let from = from.backend::<Self>();
+        !self.read_only && from.is_some_and(|from| self.storage.copies_from(&from.storage))
+    }
+
+    fn as_any(&self) -> Option<&dyn Any> {
+        Some(self)
     }
 }
 

@@ -10,6 +10,7 @@
 //! **Methods.** Not every file system can punch holes or zero a range. What turns out to be missing is not
 //! tried again, and the next best method takes its place, writing zeroes in the end.
 
+use super::FileDevice;
 use super::aligned::AlignedBuffer;
 use super::extents::DataMap;
 use super::io;
@@ -17,6 +18,7 @@ use crate::device::{Extent, Flags, IoVec, Kind, Request, gather, scatter};
 use crate::error::{Errno, IoResult};
 use crate::range::ByteRange;
 use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Zeroes are written from one buffer of this size, several times over.
@@ -32,6 +34,8 @@ pub(super) struct Operation {
     pub(super) range: ByteRange,
     pub(super) flags: Flags,
     pub(super) iov: Vec<IoVec>,
+    /// Where a copy comes from.
+    pub(super) from: Option<Arc<Storage>>,
 }
 
 impl Operation {
@@ -39,7 +43,9 @@ impl Operation {
     pub(super) fn new(request: &Request<'_>, mut list: Vec<IoVec>) -> Self {
         debug_assert!(list.is_empty());
         list.extend_from_slice(request.iov);
-        Self { kind: request.kind, range: request.range, flags: request.flags, iov: list }
+        let from =
+            request.from.and_then(|from| from.backend::<FileDevice>()).map(|from| Arc::clone(from.storage()));
+        Self { kind: request.kind, range: request.range, flags: request.flags, iov: list, from }
     }
 
     /// The list, empty, for the next request.
@@ -132,8 +138,9 @@ impl Storage {
             Kind::Flush => io::flush(&self.file),
             Kind::Extents => self.data_map.extents(&self.file, range, report),
             Kind::Truncate => io::truncate(&self.file, range.end()),
+            Kind::Copy => self.copy(operation.from.as_deref(), range),
         };
-        if matches!(kind, Kind::Zero | Kind::Discard | Kind::Truncate) {
+        if matches!(kind, Kind::Zero | Kind::Discard | Kind::Truncate | Kind::Copy) {
             self.data_map.forget();
         }
         result
@@ -239,6 +246,29 @@ impl Storage {
         }
     }
 
+    /// Whether the system may have a way to copy from that file that is better than through buffers: blocks that both share
+    /// until one changes, or a server that copies by itself. Else the kernel would copy page by page, which takes longer.
+    pub(super) fn copies_from(&self, from: &Self) -> bool {
+        self.kind == FileKind::Regular
+            && from.kind == FileKind::Regular
+            && io::may_share_blocks(&self.file, &from.file)
+    }
+
+    fn copy(&self, from: Option<&Self>, range: ByteRange) -> IoResult {
+        let from = from.ok_or(Errno::EOPNOTSUPP)?;
+        let shared = self.methods.share_blocks.attempt(|| io::share_blocks(&from.file, &self.file, range));
+        // What is not in whole blocks is copied by the server, if there is one.
+        shared.unwrap_or_else(|| {
+            if io::has_server(&self.file) {
+                io::copy_range(&from.file, &self.file, range)
+            } else if self.methods.share_blocks.is_missing() {
+                Err(Errno::EOPNOTSUPP)
+            } else {
+                Err(Errno::EINVAL)
+            }
+        })
+    }
+
     fn flush_if(&self, wanted: bool) -> IoResult {
         if wanted { io::flush(&self.file) } else { Ok(()) }
     }
@@ -271,6 +301,7 @@ pub(super) struct Methods {
     pub(super) zero_range: Method,
     pub(super) write_durably: Method,
     discard_blocks: Method,
+    share_blocks: Method,
 }
 
 /// A method that is tried until it turns out to be missing.
@@ -318,7 +349,7 @@ fn whole_blocks(range: ByteRange, block: u64) -> ByteRange {
 impl Storage {
     /// Makes it a file on a system that can only read, write and flush.
     pub(super) fn forget_methods(&self) {
-        let Methods { punch, zero_range, write_durably, discard_blocks } = &self.methods;
+        let Methods { punch, zero_range, write_durably, discard_blocks, .. } = &self.methods;
         for method in [punch, zero_range, write_durably, discard_blocks] {
             method.missing.store(true, Ordering::Relaxed);
         }

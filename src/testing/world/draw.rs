@@ -178,6 +178,10 @@ pub(super) fn draw_disk(random: &mut Random, layer: &Layer, traits: Traits) -> D
             supports.push(kind);
         }
     }
+    // A copy by the disk itself stands for a read and a write, which are to be seen more often.
+    if random.one_in(4) {
+        supports.push(Kind::Copy);
+    }
     let small = random.one_in(3);
     let flat = layer.cluster() == MIN_CLUSTER && layer.backing().is_none() && !traits.unattached;
     let limits = Limits {

@@ -248,8 +248,16 @@ impl World {
     }
 
     fn draw_faults(&mut self) -> Faults {
-        let kinds =
-            [Kind::Read, Kind::Write, Kind::Zero, Kind::Discard, Kind::Flush, Kind::Extents, Kind::Truncate];
+        let kinds = [
+            Kind::Read,
+            Kind::Write,
+            Kind::Zero,
+            Kind::Discard,
+            Kind::Flush,
+            Kind::Extents,
+            Kind::Truncate,
+            Kind::Copy,
+        ];
         let aimed = self.random.one_in(3);
         Faults {
             error_one_in: if aimed { 1 } else { self.random.pick(&[0, 0, 0, 40, 200]) },

@@ -21,6 +21,7 @@ FLUSH = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_uint64)
 TRUNCATE = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_uint64, c.c_uint64)
 HOOK = c.CFUNCTYPE(None, c.c_void_p)
 REAP = c.CFUNCTYPE(c.c_int, c.c_void_p)
+COPY = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_uint64, c.c_void_p, c.c_uint64, c.c_uint64)
 CLOCK = c.CFUNCTYPE(c.c_uint64, c.c_void_p)
 PREPARE = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p)
 TELL = c.CFUNCTYPE(None, c.c_void_p, c.c_int)
@@ -45,6 +46,7 @@ class DeviceOps(c.Structure):
         ("cancel", HOOK),
         ("poll", REAP),
         ("close", HOOK),
+        ("copy", COPY),
     ]
 
 
@@ -168,6 +170,7 @@ class JobInfo(c.Structure):
         ("eta_ns", c.c_uint64),
         ("granularity", c.c_uint64),
         ("bounce_copies", c.c_uint64),
+        ("copies", Counter),
     ]
 
 

@@ -92,6 +92,8 @@ class JobInfo:
     granularity: int
     bounce_copies: int
     """Copies of guest data that were made on the way."""
+    copies: Counter
+    """Copies that the target made by itself."""
 
     @property
     def error(self) -> Optional[MirrorError]:
@@ -133,6 +135,7 @@ def read_info(job: int) -> JobInfo:
         writes=counter(told.writes),
         zeroes=counter(told.zeroes),
         discards=counter(told.discards),
+        copies=counter(told.copies),
         flushes=counter(told.flushes),
         active=counter(told.active),
         skipped_zeroes=told.skipped_zeroes,

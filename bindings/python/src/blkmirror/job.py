@@ -80,6 +80,7 @@ class Job:
         auto_dismiss: bool = True,
         auto_complete: bool = False,
         inline: bool = False,
+        copy_offload: bool = True,
         replaces: Optional[Filter] = None,
         wake: Optional[Callable[[], None]] = None,
         prepare: Optional[Callable[[PrepareInfo], None]] = None,
@@ -103,7 +104,8 @@ class Job:
             options.guest_first_io = guest_first_io
         if guest_first_in_flight is not None:
             options.guest_first_in_flight = guest_first_in_flight
-        wanted = (unmap, target_is_zero, detect_zeroes, auto_finalize, auto_dismiss, auto_complete, inline)
+        wanted = (unmap, target_is_zero, detect_zeroes, auto_finalize, auto_dismiss, auto_complete, inline,
+                  copy_offload)
         options.flags = sum(1 << bit for bit, on in enumerate(wanted) if on)
         if replaces is not None:
             options.replaces = replaces.handle

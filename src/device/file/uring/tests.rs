@@ -282,7 +282,7 @@ fn copy_through(lane: &Uring, buffer: &AlignedBuffer, path: &Path, round: u8) {
     let (range, flags) = (ByteRange::between(start, start + SIZE as u64), Flags::default());
     let bytes = [round + 1; SIZE];
     let carry_out = |kind| {
-        let request = Request { kind, range, flags, iov: &iov };
+        let request = Request { kind, range, flags, iov: &iov, from: None };
         assert_eq!(lane.shared.queue(Token::from_raw(1), &request), Answer::Pending);
         lane.send();
         while !lane.shared.lock().is_idle() {
