@@ -132,8 +132,10 @@ fn copies_are_as_large_as_their_buffers() {
         let number = |value: &serde_json::Value| value.as_u64().unwrap();
         (number(&summary["operations"]["writes"]["ops"]), number(&summary["granularity"]))
     };
-    assert_eq!(writes(&[]), (8, 4096));
-    assert_eq!(writes(&["--granularity", "64K"]), (8, 65536));
+    // Left to itself the library takes smaller ones until it knows how much the link takes.
+    assert!(writes(&[]).0 >= 8);
+    assert_eq!(writes(&["--in-flight", "16"]), (8, 4096));
+    assert_eq!(writes(&["--granularity", "64K", "--in-flight", "16"]), (8, 65536));
     // No copy is larger than all buffers.
     assert!(writes(&["--granularity", "64K", "--buf-size", "64K", "--in-flight", "1"]).0 >= 128);
 }

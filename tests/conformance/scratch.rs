@@ -217,6 +217,7 @@ impl Scratch {
             Kind::Flush => {}
             Kind::Extents => self.extents(pending),
             Kind::Truncate => self.truncate(pending.range.end()),
+            Kind::Copy => return Err(Errno::EOPNOTSUPP),
         }
         Ok(())
     }
