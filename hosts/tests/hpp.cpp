@@ -200,6 +200,9 @@ static void handles_move_and_close_once() {
         device &same = second;
         second = std::move(same);
         CHECK(second && closed == 0);
+        first = std::move(second);
+        CHECK(first && !second && closed == 0); // NOLINT: as above
+        second = std::move(first);
         filter disk(second, ec);
         second = device();
         CHECK(!second && closed == 0); // the filter has it
