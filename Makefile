@@ -84,7 +84,7 @@ lib:
 install uninstall:
 	scripts/install $@
 
-# Installs into scratch folders and uses it from C and C++, with make, CMake and meson. scripts/host-packages installs what it needs.
+# Installs into scratch folders and uses it from C and C++, with make, CMake and meson. scripts/host-packages lists what it needs.
 test-install:
 	scripts/test-install $(PARTS)
 
