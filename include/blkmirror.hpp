@@ -245,6 +245,8 @@ template <class Wake, class Prepare>
 struct job_hooks {
     Wake wake;
     Prepare prepare;
+    std::uint64_t (*clock)(void *);
+    void *clock_opaque;
 };
 
 } // namespace detail
@@ -482,11 +484,17 @@ public:
         detail::check(mirror_job_new(disk.get(), target.get(), &options, &raw_), ec);
     }
     // With hooks: `wake` is a callable of nothing, from any thread; `prepare` one of const mirror_prepare_info& that answers 0 or
-    // -errno. Either can be nullptr. They live as long as the library may call them.
+    // -errno. Either can be nullptr. They live as long as the library may call them, and take the place of those in `options`,
+    // whose `opaque` goes to its `clock` alone.
     template <class Wake, class Prepare>
     job(const filter &disk, device_ref target, mirror_job_options options, Wake wake, Prepare prepare, BLKMIRROR_ERROR) {
         using Hooks = detail::job_hooks<Wake, Prepare>;
-        Hooks *hooks = new (std::nothrow) Hooks{std::move(wake), std::move(prepare)};
+        Hooks *hooks = new (std::nothrow) Hooks{std::move(wake), std::move(prepare), options.clock, options.opaque};
+        if (options.clock != nullptr)
+            options.clock = [](void *opaque) noexcept {
+                const Hooks *kept = static_cast<Hooks *>(opaque);
+                return kept->clock(kept->clock_opaque);
+            };
         options.opaque = hooks;
         options.closed = detail::drop<Hooks>;
         options.wake = nullptr;
