@@ -187,6 +187,7 @@ BLKMIRROR_OPTIONAL(discard, std::uint64_t(), std::uint64_t(), std::uint64_t())
 BLKMIRROR_OPTIONAL(flush, std::uint64_t())
 BLKMIRROR_OPTIONAL(extents, std::uint64_t(), std::uint64_t(), std::uint64_t())
 BLKMIRROR_OPTIONAL(truncate, std::uint64_t(), std::uint64_t())
+BLKMIRROR_OPTIONAL(copy, std::uint64_t(), std::declval<H &>(), std::uint64_t(), std::uint64_t())
 BLKMIRROR_OPTIONAL(cancel, )
 BLKMIRROR_OPTIONAL(poll, )
 #undef BLKMIRROR_OPTIONAL
@@ -227,6 +228,10 @@ struct device_table {
         if constexpr (has_truncate<H>::value)
             ops.truncate = [](void *opaque, std::uint64_t token, std::uint64_t length) noexcept {
                 return guarded([&] { return host(opaque).truncate(token, length); });
+            };
+        if constexpr (has_copy<H>::value)
+            ops.copy = [](void *opaque, std::uint64_t token, void *source, std::uint64_t offset, std::uint64_t length) noexcept {
+                return guarded([&] { return host(opaque).copy(token, host(source), offset, length); });
             };
         if constexpr (has_cancel<H>::value)
             ops.cancel = [](void *opaque) noexcept { host(opaque).cancel(); };
@@ -305,7 +310,7 @@ public:
     }
 
     // A host's own device. `H` has, as public members without the opaque pointer, the callbacks of mirror_device_ops: `read` and
-    // `write`, and such of the others as it has (for `close` there is the destructor). The library owns it from here on, also
+    // `write`, and such of the others as it has (`copy` gets an `H &source`; for `close` there is the destructor). The library owns it from here on, also
     // if this fails.
     template <class H>
     static device of(std::unique_ptr<H> host, const mirror_device_limits &limits, BLKMIRROR_ERROR) {
