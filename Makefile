@@ -4,7 +4,7 @@ PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: all demo test test-rust test-python test-root types sim teeth mutants bench header lint docs wasm fuzz sanitize-thread sanitize-address \
-	valgrind clean
+	valgrind lib install uninstall test-install abi abi-dump clean
 
 # The simulator wants simulated disks in the library; what is shipped is built without.
 all:
@@ -74,6 +74,26 @@ sanitize-thread sanitize-address:
 
 valgrind:
 	scripts/sanitize valgrind $(PROGRAMS)
+
+# The C library: headers, shared and static library, files for pkg-config and CMake, at DESTDIR/PREFIX. LIBDIR and INCLUDEDIR
+# can be named too.
+export PREFIX DESTDIR LIBDIR INCLUDEDIR
+lib:
+	scripts/install build
+
+install uninstall:
+	scripts/install $@
+
+# Installs into scratch folders and uses it from C and C++, with make, CMake and meson. scripts/host-packages lists what it needs.
+test-install:
+	scripts/test-install $(PARTS)
+
+# Whether programs that were built before run with what the header declares now; abi-dump keeps what it declares.
+abi:
+	scripts/abi check
+
+abi-dump:
+	scripts/abi dump
 
 clean:
 	$(CARGO) clean

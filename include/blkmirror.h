@@ -94,8 +94,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+// Whether this header is of that version or a later one: `#if MIRROR_VERSION_AT_LEAST(0, 2, 0)`.
+#define MIRROR_VERSION_AT_LEAST(major, minor, patch) (MIRROR_VERSION >= ((major) << 16 | (minor) << 8 | (patch)))
+
 // The version that this header is of: major << 16 | minor << 8 | patch. Compare `mirror_version`.
 #define MIRROR_VERSION 256
+
+// Of that version: what changes when programs have to be changed or built anew.
+#define MIRROR_VERSION_MAJOR 0
+
+// Of that version: what changes when something is added.
+#define MIRROR_VERSION_MINOR 1
+
+// Of that version: what changes when something is mended.
+#define MIRROR_VERSION_PATCH 0
 
 // "Never", as a time, and as an estimate.
 #define MIRROR_NEVER 18446744073709551615ull

@@ -2,6 +2,12 @@
 
 /// The version that this header is of: major << 16 | minor << 8 | patch. Compare `mirror_version`.
 pub const MIRROR_VERSION: u32 = 0x000100;
+/// Of that version: what changes when programs have to be changed or built anew.
+pub const MIRROR_VERSION_MAJOR: u32 = 0;
+/// Of that version: what changes when something is added.
+pub const MIRROR_VERSION_MINOR: u32 = 1;
+/// Of that version: what changes when something is mended.
+pub const MIRROR_VERSION_PATCH: u32 = 0;
 
 /// "Never", as a time, and as an estimate.
 pub const MIRROR_NEVER: u64 = 0xffff_ffff_ffff_ffff;

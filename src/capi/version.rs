@@ -36,12 +36,15 @@ pub extern "C" fn mirror_clock_ns() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::constants::{MIRROR_VERSION_MAJOR, MIRROR_VERSION_MINOR, MIRROR_VERSION_PATCH};
     use super::*;
 
     #[test]
     fn the_number_and_the_text_name_the_same_version() {
         let [_, major, minor, patch] = MIRROR_VERSION.to_be_bytes();
         assert_eq!(format!("{major}.{minor}.{patch}"), env!("CARGO_PKG_VERSION"));
+        let parts = [MIRROR_VERSION_MAJOR, MIRROR_VERSION_MINOR, MIRROR_VERSION_PATCH];
+        assert_eq!([major, minor, patch].map(u32::from), parts);
     }
 
     #[test]
