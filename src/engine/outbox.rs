@@ -96,6 +96,14 @@ pub struct Submit {
     pub data: Data,
 }
 
+impl Submit {
+    /// Bytes of data that a device moves for it.
+    #[must_use]
+    pub fn data_bytes(&self) -> u64 {
+        if matches!(self.kind, Kind::Read | Kind::Write) { self.range.len() } else { 0 }
+    }
+}
+
 /// Something to be done about the filter or the host, in the order given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {

@@ -3,7 +3,7 @@
 //! A round feeds the engine with what has happened (completions, guest requests, a drained gate), lets it go on, and
 //! takes its outputs, all under one short lock; then, without the lock, it carries out orders, tells guests, and
 //! submits requests. What a device finishes inline is the input of the next round. Rounds end when there is nothing
-//! to do, or after [`MAX_ROUNDS`] of them or [`MAX_REQUESTS`].
+//! to do, or after [`MAX_ROUNDS`] of them, [`MAX_REQUESTS`] or [`MAX_BYTES`].
 //!
 //! A request that a device doesn't take in one piece is sent in steps; one that it has no room for waits in line for
 //! its side and is offered again when something has completed, or after [`RETRY_NS`].
@@ -28,6 +28,8 @@ use std::sync::atomic::Ordering;
 const MAX_ROUNDS: u32 = 64;
 /// Requests in one poll after which no other round begins; some hundred microseconds' worth where devices finish inline.
 const MAX_REQUESTS: usize = 2048;
+/// Bytes in one poll after which no other round begins: a few milliseconds' worth where devices copy inline.
+const MAX_BYTES: u64 = 32 << 20;
 /// When a device that had no room is asked again without any sign from it.
 pub(super) const RETRY_NS: u64 = 1_000_000;
 
@@ -154,7 +156,7 @@ impl Driver {
     pub(super) fn drive(&mut self, shared: &Shared, exact: bool) -> Outlook {
         self.offer_again(shared);
         let mut outlook = Outlook { deadline: Nanos::NEVER, busy: false, over: false };
-        let mut requests = 0;
+        let (mut requests, mut bytes) = (0, 0u64);
         for _ in 0..MAX_ROUNDS {
             // What comes from here on is seen in another round, or by whoever looks when this is over.
             shared.turns.begin_round();
@@ -162,6 +164,7 @@ impl Driver {
             self.collect(shared);
             outlook = self.think(shared, exact);
             requests += self.requests.len();
+            bytes += self.requests.iter().map(Submit::data_bytes).sum::<u64>();
             let acted = self.act(shared);
             if std::mem::take(&mut self.submitted) {
                 shared.each_lane(Lane::send);
@@ -170,7 +173,7 @@ impl Driver {
             }
             let more = outlook.busy || acted || !self.finished.is_empty() || shared.requests.any_completed();
             outlook.busy = more;
-            if !more || requests >= MAX_REQUESTS {
+            if !more || requests >= MAX_REQUESTS || bytes >= MAX_BYTES {
                 break;
             }
         }
