@@ -9,6 +9,7 @@ use std::ptr::{null, null_mut};
 
 /// Most bytes of a guest's buffers.
 const MOST: u64 = 16 << 10;
+const PAGE: u64 = 4096;
 
 pub(super) fn new_filter(device: Pick, alignment: u8) {
     let (pointer, good) = pick(Kind::Device, device);
@@ -65,6 +66,21 @@ const KINDS: [u32; 6] =
 
 pub(super) fn submit(io: &Io) {
     submit_to(pick(Kind::Filter, io.filter), io);
+}
+
+/// Writes a page to each disk of which is known what it holds, in each round another.
+pub(super) fn write_everywhere(round: u64) {
+    for pointer in with(|world| world.live(Kind::Filter)) {
+        let pages = with(|world| {
+            let filter = world.index(pointer).expect("a good handle");
+            if world.is_trusted(filter) { world.disks[filter].known.len() as u64 / PAGE } else { 0 }
+        });
+        if pages > 0 {
+            let (filter, offset) = (Pick(0), Bytes(round % pages * PAGE));
+            let io = Io { filter, kind: 1, offset, length: Bytes(PAGE), flags: 0, pieces: 0, then: 0 };
+            submit_to((pointer, true), &io);
+        }
+    }
 }
 
 /// Reads a disk of which is known what it holds, from its beginning to its end: a guest's last look.
