@@ -48,6 +48,9 @@ struct Arguments {
     /// How long to make a failure smaller, in seconds.
     #[arg(long, default_value_t = 20)]
     patience: u64,
+    /// A seed that runs for longer than this comes to no end, and that is a failure; in seconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    limit: u64,
 }
 
 fn main() -> ExitCode {
@@ -84,6 +87,10 @@ fn run(arguments: &Arguments) -> io::Result<ExitCode> {
         threads,
         arguments.find.as_deref(),
         &progress,
+        &runner::Patience {
+            limit: Duration::from_secs(arguments.limit),
+            endless: &|seed| report_endless(seed, arguments),
+        },
     );
     if io::stderr().is_terminal() {
         let _ = writeln!(io::stderr());
@@ -104,6 +111,17 @@ fn run(arguments: &Arguments) -> io::Result<ExitCode> {
         write!(out, "{}", summary.text())?;
     }
     Ok(if found.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A run that comes to no end can neither be made smaller nor be stopped.
+fn report_endless(seed: u64, arguments: &Arguments) -> ! {
+    let mut out = io::stdout();
+    let _ = if arguments.json {
+        writeln!(out, "{:#}", report::endless_json(seed, arguments.limit))
+    } else {
+        write!(out, "{}", report::endless(seed, arguments.steps, arguments.limit))
+    };
+    std::process::exit(1)
 }
 
 /// A part of the run that still shows what was found, and its history.

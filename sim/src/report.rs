@@ -129,12 +129,14 @@ impl Summary<'_> {
     fn what_is_missing(&self, out: &mut String) {
         let missing = self.never_reached();
         for status in std::iter::once("no job").chain(Status::ALL.map(Status::name)) {
-            let here: Vec<_> =
-                missing.iter().filter(|(_, at)| *at == status).map(|(what, _)| *what).collect();
-            if !here.is_empty() {
-                // A job passes through this state between two rounds of one poll.
-                let why = if status == "waiting" { " (nobody can find a job there)" } else { "" };
-                let _ = writeln!(out, "never in {status}{why}: {}", here.join(", "));
+            let here = missing.iter().filter(|(_, at)| *at == status).map(|(what, _)| *what);
+            let (possible, impossible): (Vec<_>, Vec<_>) =
+                here.partition(|what| why_never(what, status).is_none());
+            if !possible.is_empty() {
+                let _ = writeln!(out, "never in {status}: {}", possible.join(", "));
+            }
+            if let Some(why) = impossible.first().and_then(|what| why_never(what, status)) {
+                let _ = writeln!(out, "never in {status}, as it must be ({why}): {}", impossible.join(", "));
             }
         }
         if missing.is_empty() {
@@ -149,7 +151,9 @@ impl Summary<'_> {
         let verbs = verbs.filter(|(verb, status)| {
             ![true, false].iter().any(|accepted| outcome.verbs.contains_key(&(*status, *verb, *accepted)))
         });
-        let faults = Fault::ALL.into_iter().flat_map(|fault| LIVE.map(|status| (fault, status)));
+        // That a hook has refused is seen once the job is over.
+        let faults = Fault::ALL.into_iter().filter(|fault| *fault != Fault::Prepare);
+        let faults = faults.flat_map(|fault| LIVE.map(|status| (fault, status)));
         let faults = faults.filter(|(fault, status)| !outcome.faults_in.contains_key(&(*status, *fault)));
         verbs.chain(faults.map(|(fault, status)| (fault.name(), status))).collect()
     }
@@ -197,6 +201,30 @@ impl Summary<'_> {
             "jobs": jobs, "faults": faults, "faults_in": faults_in, "verbs": verbs,
             "never_reached": never_reached, "found": found,
         })
+    }
+}
+
+/// What can be said of a seed that runs for longer than so many seconds.
+pub(crate) fn endless(seed: u64, steps: u32, limit: u64) -> String {
+    format!(
+        "seed {seed} comes to no end: it has run for {limit} s\n\
+         repeat: cargo run --release -p blkmirror-sim -- --replay {seed} --steps {steps}\n"
+    )
+}
+
+/// The same for programs.
+pub(crate) fn endless_json(seed: u64, limit: u64) -> Value {
+    let text = format!("it has run for {limit} s");
+    json!({"found": {"seed": seed, "rule": "no end", "text": text}})
+}
+
+/// Why something can't happen in this state, where it can't.
+fn why_never(what: &str, status: &str) -> Option<&'static str> {
+    match (what, status) {
+        (_, "waiting") => Some("a job passes through it between two rounds of one poll"),
+        ("truncate-error", "ready" | "standby" | "aborting") => Some("a base is grown before anything else"),
+        ("truncate-error" | "panic", "pending") => Some("nothing is asked of the target"),
+        _ => None,
     }
 }
 

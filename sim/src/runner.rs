@@ -4,6 +4,8 @@ use blkmirror::testing::{Outcome, Run, World};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
 
 /// A seed that broke a rule, or reached what was looked for.
 #[derive(Clone, Debug)]
@@ -25,6 +27,18 @@ pub(crate) struct Result {
 /// Between two reports of progress.
 const SEEDS_PER_REPORT: u64 = 50;
 
+/// How long to look away from the threads.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// What a thread is at, and since when.
+type Current = Mutex<Option<(u64, Instant)>>;
+
+/// A run that takes longer than this comes to no end. Who is told ends the process: nothing else stops such a run.
+pub(crate) struct Patience<'a> {
+    pub(crate) limit: Duration,
+    pub(crate) endless: &'a dyn Fn(u64),
+}
+
 /// Runs these seeds. Which are run after one has found something depends on the threads; that one doesn't, unless
 /// another comes before it.
 pub(crate) fn run(
@@ -33,17 +47,21 @@ pub(crate) fn run(
     threads: usize,
     find: Option<&str>,
     progress: &(dyn Fn(u64) + Sync),
+    patience: &Patience<'_>,
 ) -> Result {
     let next = AtomicU64::new(seeds.start);
     let stop = AtomicBool::new(false);
     let result = Mutex::new(Result::default());
-    let work = || {
+    let current: Vec<Current> = (0..threads).map(|_| Mutex::default()).collect();
+    let work = |current: &Current| {
         while !stop.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end {
                 return;
             }
+            *current.lock().unwrap_or_else(PoisonError::into_inner) = Some((seed, Instant::now()));
             let run = World::play(seed, 0..steps);
+            *current.lock().unwrap_or_else(PoisonError::into_inner) = None;
             let rule = verdict(&run, find);
             let mut result = result.lock().unwrap_or_else(PoisonError::into_inner);
             result.seeds += 1;
@@ -60,11 +78,22 @@ pub(crate) fn run(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(work);
+        let (work, current) = (&work, &current);
+        let threads: Vec<_> = current.iter().map(|current| scope.spawn(move || work(current))).collect();
+        while !threads.iter().all(ScopedJoinHandle::is_finished) {
+            std::thread::sleep(GLANCE);
+            if let Some(seed) = endless(current, patience.limit) {
+                (patience.endless)(seed);
+            }
         }
     });
     result.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A seed that has run for longer than this.
+fn endless(current: &[Current], limit: Duration) -> Option<u64> {
+    let all = current.iter().filter_map(|current| *current.lock().unwrap_or_else(PoisonError::into_inner));
+    all.filter(|(_, since)| since.elapsed() > limit).map(|(seed, _)| seed).min()
 }
 
 /// What these steps of a seed break or reach.

@@ -21,9 +21,13 @@ fn seeds_that_end_well_are_counted() {
         result["guest_requests"].as_u64() > Some(1000) && result["faults"]["inline"].as_u64() > Some(100)
     );
     let text = text(&sim(&["--seeds", "3", "--steps", "100"]));
-    for part in
-        ["3 seeds from 0, 100 steps each", "seeds/s", "never in waiting", "accepted/refused", "no-space"]
-    {
+    for part in [
+        "3 seeds from 0, 100 steps each",
+        "seeds/s",
+        "never in waiting, as it must be",
+        "accepted/refused",
+        "no-space",
+    ] {
         assert!(text.contains(part), "{part:?} is missing in\n{text}");
     }
 }

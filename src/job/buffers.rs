@@ -76,3 +76,31 @@ impl Buffers {
         (u64::from(segment.first) * self.chunk) as usize
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::device::scatter;
+
+    #[test]
+    fn zeroes_are_looked_for_in_every_buffer_and_not_beyond_the_length() {
+        // SPEC C-4: a cluster's buffers may lie apart.
+        let buffers = Buffers::new(8 * 512, 512, 512).expect("memory");
+        let segments = [Segment { first: 5, count: 1 }, Segment { first: 1, count: 2 }];
+        let write = |at: u64, byte: u8| {
+            let mut lent = Vec::new();
+            assert_eq!(buffers.lend(&segments, at, 1, 8, &mut lent), 1);
+            scatter(&lent, 0, &[byte]);
+        };
+        for at in 0..3 * 512 {
+            write(at, 0);
+        }
+        assert!(buffers.is_zero(&segments, 3 * 512));
+        for at in [0, 511, 512, 1023, 1024, 1535] {
+            write(at, 1);
+            assert!(!buffers.is_zero(&segments, 3 * 512), "byte {at}");
+            assert!(buffers.is_zero(&segments, at), "before byte {at}");
+            write(at, 0);
+        }
+    }
+}

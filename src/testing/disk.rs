@@ -5,7 +5,8 @@ use super::layer::{Discard, Layer};
 use super::lent::Lent;
 use super::random::Random;
 use crate::device::{
-    Answer, Backend, Completions, Device, Extent, Flags, IoVec, Kind, Limits, Request, Token, gather, scatter,
+    Answer, Backend, Completions, Device, Extent, ExtentFlags, Flags, IoVec, Kind, Limits, Request, Token,
+    gather, scatter,
 };
 use crate::error::{Errno, IoResult, Result};
 use crate::range::ByteRange;
@@ -58,6 +59,8 @@ struct Pending {
     loan: u64,
     /// The disk that it copies from.
     from: Option<Arc<Mutex<State>>>,
+    /// Changes that were done before it was submitted: what a flush makes safe.
+    changes_before: u64,
 }
 
 #[derive(Debug)]
@@ -84,7 +87,16 @@ struct State {
     /// Tells extents instead of what the disk holds.
     extents_told: Option<fn(ByteRange) -> Vec<Extent>>,
     cancels: u64,
+    /// Changes that were done, well or not.
+    changes: u64,
+    /// Those that a flush has made safe.
+    flushed: u64,
+    /// Tokens that were answered, the last one first.
+    answered: [Option<Token>; STALE],
 }
+
+/// Tokens that a disk remembers after it has answered them.
+const STALE: usize = 4;
 
 /// A handle to a simulated disk. The [`Device`] is the same disk as the library sees it.
 #[derive(Clone, Debug)]
@@ -135,6 +147,9 @@ impl Disk {
             seen: None,
             extents_told: None,
             cancels: 0,
+            changes: 0,
+            flushed: 0,
+            answered: [None; STALE],
             options,
         }));
         let shared = Arc::clone(&state);
@@ -263,19 +278,20 @@ impl Disk {
         if self.device.complete(token, result).is_err() {
             lock(&self.state).refused += 1;
         }
-        let repeats = {
-            let mut state = lock(&self.state);
-            let one_in = state.faults.repeat_one_in;
-            one_in > 0 && state.random.one_in(one_in)
-        };
-        if repeats {
-            let accepted = self.device.complete(token, result).is_ok();
-            let mut state = lock(&self.state);
-            state.count(Fault::Repeated);
-            if accepted {
-                state.violation.get_or_insert("a second completion is accepted (D-3)".to_owned());
-            }
+        let again = lock(&self.state).token_to_repeat(token);
+        if let Some(again) = again
+            && self.device.complete(again, Err(Errno::EIO)).is_ok()
+        {
+            let text = format!("{again:?} was answered before, and is taken for a request's (D-3)");
+            lock(&self.state).violation.get_or_insert(text);
         }
+    }
+
+    /// Whether a loss of power would lose nothing of what it has said to have done: always, where it takes no flushes.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        let state = lock(&self.state);
+        state.flushed == state.changes || !state.options.supports.contains(&Kind::Flush)
     }
 
     /// The requests that are out, oldest first.
@@ -357,6 +373,22 @@ impl State {
         told
     }
 
+    /// This token was answered: it, or one that was answered before and whose place another request may have now, is
+    /// to be answered once more.
+    fn token_to_repeat(&mut self, token: Token) -> Option<Token> {
+        self.answered.rotate_right(1);
+        self.answered[0] = Some(token);
+        let one_in = self.faults.repeat_one_in;
+        if one_in == 0 || !self.random.one_in(one_in) {
+            return None;
+        }
+        let again = self.random.pick(&self.answered);
+        if again.is_some() {
+            self.count(Fault::Repeated);
+        }
+        again
+    }
+
     fn count(&mut self, fault: Fault) {
         self.counts.get_or_insert_default().count(fault);
     }
@@ -373,6 +405,7 @@ impl State {
                 self.count(Fault::Torn);
             }
         }
+        self.changes += u64::from(pending.kind.changes_data());
         let offset = pending.range.offset();
         let range = ByteRange::between(offset, offset + length);
         match pending.kind {
@@ -392,7 +425,8 @@ impl State {
                 self.layer.write(offset, &from.unwrap_or_default());
             }
             Kind::Truncate if pending.result.is_ok() => self.layer.truncate(range.end()),
-            Kind::Truncate | Kind::Flush | Kind::Extents => {}
+            Kind::Flush => self.flushed = self.flushed.max(pending.changes_before),
+            Kind::Truncate | Kind::Extents => {}
         }
         pending.result
     }
@@ -486,6 +520,12 @@ impl Backend for Simulated {
         let others = !state.pending.is_empty();
         if no_room || others && state.random.one_in(faults.again_one_in) {
             state.count(Fault::Again);
+            drop(state);
+            if request.kind == Kind::Extents {
+                // What is told before that is no part of the answer to come (SPEC D-6).
+                let nothing = Extent { length: request.range.len(), flags: ExtentFlags::HOLE };
+                let _ = self.completions.extent(token, nothing);
+            }
             return Answer::Again;
         }
         state.submitted += 1;
@@ -522,6 +562,7 @@ impl Backend for Simulated {
             result: if fails { Err(errno) } else { Ok(()) },
             loan,
             from: request.from.and_then(|from| from.backend::<Self>()).map(|from| Arc::clone(&from.state)),
+            changes_before: state.changes,
         };
         let (inline, early) = (state.options.inline_one_in, state.options.early_one_in);
         let inline = !faults.hold && state.random.one_in(inline);

@@ -25,7 +25,7 @@ pub struct Faults {
     pub most: Option<u64>,
     /// One request in so many is refused for want of room while others are out, 0 for none.
     pub again_one_in: u64,
-    /// One completion in so many is reported twice, 0 for none. The second must be refused (SPEC D-3).
+    /// After one completion in so many one of the last is reported again, 0 for none. It must be refused (SPEC D-3).
     pub repeat_one_in: u64,
 }
 

@@ -146,6 +146,27 @@ fn a_chunk_that_guests_never_leave_is_copied_all_the_same() {
     assert!(told.iter().all(|told| told.get() == Some(Ok(()))));
 }
 
+#[test]
+fn a_pause_gives_back_a_chunk_that_had_its_turn() {
+    // SPEC P-1, I-1: it has come up after a guest, and waits for the only buffer.
+    let mut script = Script::synced_with(Options { buf_size: CHUNK, pass_interval_ns: 0, ..options() });
+    script.write(0, 1, 512);
+    script.settle();
+    script.source.fill(512, &[0x77; 512]);
+    script.filter.mark_dirty(chunks(0, 1)).expect("on the disk");
+    script.filter.mark_dirty(chunks(9, 1)).expect("on the disk");
+    script.settle();
+    script.source.complete_where(|kind, _| kind == Kind::Write);
+    script.target.complete_where(|kind, _| kind == Kind::Write);
+    script.settle();
+    assert_eq!(script.source.out(), [(Kind::Read, chunks(9, 1))]);
+    script.job().pause().expect("ready");
+    script.until("standby", |info| info.status == Status::Standby);
+    script.job().resume().expect("paused");
+    script.until_equal();
+    assert!(script.equal());
+}
+
 /// What a model's guest has under way.
 type Running = Vec<Told>;
 

@@ -66,6 +66,26 @@ fn a_job_s_own_requests_are_offered_again_in_order() {
 }
 
 #[test]
+fn what_is_told_of_extents_before_there_is_room_is_no_part_of_the_answer() {
+    // SPEC D-2, D-6: these disks tell that all is a hole, then that they have no room.
+    let one_at_a_time = |with: &mut DiskOptions| {
+        with.depth = 1;
+        with.supports.push(Kind::Extents);
+    };
+    for sync in [SyncMode::Full, SyncMode::Top] {
+        let mut script = Script::with(disk(one_at_a_time), disk(|_| {}));
+        let memory = GuestMemory::new(0, 512);
+        let told = script.submit_with(Kind::Read, bytes(0, 512), GuestFlags::default(), &[memory.iov()]);
+        script.begin(Options { sync, ..options() });
+        script.settle();
+        assert_eq!(script.source.out(), [(Kind::Read, bytes(0, 512))], "no room for the question");
+        assert!(script.source.complete_one(script.now) && told.get() == Some(Ok(())));
+        script.until_ready();
+        assert!(script.equal(), "{sync:?}");
+    }
+}
+
+#[test]
 fn a_device_that_only_reads_and_writes_is_enough() {
     // SPEC D-1: zeroes are written, discards skipped, flushes succeed, everything is data.
     for mode in [CopyMode::Background, CopyMode::WriteBlocking] {

@@ -279,7 +279,8 @@ fn take(which: *mut c_void, request: Request, iovcnt: usize) -> c_int {
         let device = &mut world.devices[which];
         check_request(device, &request, iovcnt);
         if device.draining {
-            return Answer::Done;
+            // Pending, so that others come in between; whose handle is gone can't complete anything later.
+            return if device.pointer == 0 { Answer::Done } else { Answer::Pending };
         }
         let answers = &device.manners.as_ref().expect("a device of callbacks").answers;
         let answer = answers.get(device.next % answers.len().max(1)).copied().unwrap_or(Answer::Done);

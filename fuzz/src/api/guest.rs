@@ -1,6 +1,6 @@
 //! Guests' requests, and what they may see.
 
-use super::program::{Io, Pick};
+use super::program::{Bytes, Io, Pick};
 use super::world::{Disk, Guest, Hook, Kind, World, with};
 use super::{checked, inner, pick, with_handles};
 use blkmirror::capi::*;
@@ -9,6 +9,7 @@ use std::ptr::{null, null_mut};
 
 /// Most bytes of a guest's buffers.
 const MOST: u64 = 16 << 10;
+const PAGE: u64 = 4096;
 
 pub(super) fn new_filter(device: Pick, alignment: u8) {
     let (pointer, good) = pick(Kind::Device, device);
@@ -60,16 +61,46 @@ impl Disk {
     }
 }
 
+const KINDS: [u32; 6] =
+    [MIRROR_OP_READ, MIRROR_OP_WRITE, MIRROR_OP_WRITE, MIRROR_OP_ZERO, MIRROR_OP_DISCARD, MIRROR_OP_FLUSH];
+
 pub(super) fn submit(io: &Io) {
-    let (pointer, good) = pick(Kind::Filter, io.filter);
-    let kind = [
-        MIRROR_OP_READ,
-        MIRROR_OP_WRITE,
-        MIRROR_OP_WRITE,
-        MIRROR_OP_ZERO,
-        MIRROR_OP_DISCARD,
-        MIRROR_OP_FLUSH,
-    ][usize::from(io.kind) % 6];
+    submit_to(pick(Kind::Filter, io.filter), io);
+}
+
+/// Writes a page to each disk of which is known what it holds, in each round another.
+pub(super) fn write_everywhere(round: u64) {
+    for pointer in with(|world| world.live(Kind::Filter)) {
+        let pages = with(|world| {
+            let filter = world.index(pointer).expect("a good handle");
+            if world.is_trusted(filter) { world.disks[filter].known.len() as u64 / PAGE } else { 0 }
+        });
+        if pages > 0 {
+            let (filter, offset) = (Pick(0), Bytes(round % pages * PAGE));
+            let io = Io { filter, kind: 1, offset, length: Bytes(PAGE), flags: 0, pieces: 0, then: 0 };
+            submit_to((pointer, true), &io);
+        }
+    }
+}
+
+/// Reads a disk of which is known what it holds, from its beginning to its end: a guest's last look.
+pub(super) fn look_at_all(pointer: usize) {
+    let length = with(|world| {
+        let filter = world.index(pointer).expect("a good handle");
+        if world.is_trusted(filter) { world.disks[filter].known.len() as u64 } else { 0 }
+    });
+    let mut offset = 0;
+    while offset < length {
+        let part = MOST.min(length - offset);
+        let (filter, at, length) = (Pick(0), Bytes(offset), Bytes(part));
+        let io = Io { filter, kind: 0, offset: at, length, flags: 0, pieces: 0, then: 0 };
+        submit_to((pointer, true), &io);
+        offset += part;
+    }
+}
+
+fn submit_to((pointer, good): (usize, bool), io: &Io) {
+    let kind = KINDS[usize::from(io.kind) % KINDS.len()];
     let (offset, length) = (io.offset.0, io.length.0);
     let in_memory = matches!(kind, MIRROR_OP_READ | MIRROR_OP_WRITE);
     let length = if in_memory { length.min(MOST) } else { length };

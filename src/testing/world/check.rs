@@ -5,11 +5,12 @@ use super::super::oracle::{SECTOR, Stamp};
 use super::operator::Running;
 use super::verdict::{Broken, broken};
 use super::{World, stamps};
-use crate::engine::{Event, Info, Status};
+use crate::engine::{CopyMode, Event, Info, Status};
 use crate::range::{ByteRange, Geometry};
 use std::sync::PoisonError;
 
-/// Chunks that are looked at in each step; all are when a job says that the sides are equal.
+/// Chunks that are looked at in each step, one of them where a guest was; all are when a job says that the sides are
+/// equal.
 const CHUNKS_PER_STEP: u64 = 3;
 
 impl World {
@@ -30,8 +31,11 @@ impl World {
         self.take_events()?;
         let Some(running) = &mut self.running else { return Ok(()) };
         running.check_info(&info)?;
-        let synced = info.actively_synced;
+        let (front, synced) = (running.front, info.actively_synced);
         running.last = Some(info);
+        if synced && self.is_being_changed_as_before(front) {
+            return broken("F-6", "actively synced, and a change that began before the job is not done");
+        }
         if synced {
             self.check_synced()?;
         }
@@ -65,6 +69,9 @@ impl World {
                     running.status = next;
                 }
                 Event::Error(_) => {}
+                told if running.milestones.contains(&told) => {
+                    return broken("L-4", format!("{told:?} is told twice"));
+                }
                 milestone => running.milestones.push(milestone),
             }
         }
@@ -92,7 +99,12 @@ impl World {
     fn check_some_chunks(&mut self) -> Result<(), Broken> {
         let Some(running) = &self.running else { return Ok(()) };
         let geometry = Geometry::new(self.length, running.granularity);
-        for _ in 0..CHUNKS_PER_STEP.min(geometry.chunks()) {
+        if geometry.chunks() == 0 {
+            return Ok(());
+        }
+        let place = self.random.pick(&self.places);
+        self.check_chunk(geometry, place / running.granularity)?;
+        for _ in 1..CHUNKS_PER_STEP {
             let chunk = self.random.within(0, geometry.chunks());
             self.check_chunk(geometry, chunk)?;
         }
@@ -131,6 +143,9 @@ impl World {
     /// After a soft cancel the target is a copy of an instant after it was asked for (oracle c). With the source as
     /// the backing to come there is no such copy: what the source holds goes on changing.
     pub(super) fn check_copy(&self, running: &Running, before: &[Vec<(Stamp, bool)>]) -> Result<(), Broken> {
+        if !self.disks[running.target].is_flushed() {
+            return broken("F-5", "the copy is complete, and not flushed");
+        }
         let (source, target) = self.sides(running);
         if running.attach.as_ref().is_some_and(|backing| backing.is(&source)) {
             return Ok(());
@@ -159,6 +174,9 @@ impl Running {
         }
         if total < done.saturating_add(info.dirty).saturating_add(info.in_flight_bytes) {
             return broken("P-2", format!("{total} bytes in all, and more than that are left: {info:?}"));
+        }
+        if info.actively_synced && info.copy_mode == CopyMode::Background && total > 0 {
+            return broken("F-6", "actively synced, and no write is carried");
         }
         if info.in_flight_ops > self.max_in_flight {
             return broken("C-7", format!("{} operations in flight", info.in_flight_ops));

@@ -18,7 +18,7 @@ pub enum Shape {
     FullOverlay,
     /// What is written, to a disk that holds the rest already.
     None,
-    /// What is written, to a layer that gets the source as its backing.
+    /// What is written, to a layer that gets the source, or a copy of it as it was, as its backing.
     NoneOverlay,
     /// What lies above the base, to a layer that gets the base as its backing.
     TopOverlay,
@@ -94,6 +94,8 @@ pub(super) struct Traits {
     pub(super) reads_zero: bool,
     /// Its backing is attached later.
     pub(super) unattached: bool,
+    /// It takes no discards: they would show a backing that isn't the source's.
+    pub(super) keeps: bool,
 }
 
 /// The guests' first disk: by itself, or the top of a chain.
@@ -132,18 +134,23 @@ fn other_length(random: &mut Random, length: u64) -> u64 {
 fn scribble(random: &mut Random, layer: &Layer, mark: u64) {
     let length = layer.length();
     let sectors = length.div_ceil(SECTOR);
-    let most = random.pick(&[4, 16, 64]);
-    let mut at = 0;
-    while at < sectors {
-        let end = (at + random.within(1, most)).min(sectors);
+    let most = random.pick(&[2, 4, 16, 64]);
+    let (mut at, mut until) = (0, sectors);
+    if random.one_in(3) {
+        // Most of it belongs to what lies below.
+        at = random.within(0, sectors);
+        until = (at + random.within(1, sectors / 4 + 2)).min(sectors);
+    }
+    while at < until {
+        let end = (at + random.within(1, most)).min(until);
         match random.within(0, 6) {
-            0..3 => {
+            0..2 => {
                 for sector in at..end {
                     let range = ByteRange::between(sector * SECTOR, ((sector + 1) * SECTOR).min(length));
                     layer.write(range.offset(), &stamped(range, mark << 48 | sector));
                 }
             }
-            3 => layer.zero(ByteRange::between(at * SECTOR, (end * SECTOR).min(length)), false),
+            2..4 => layer.zero(ByteRange::between(at * SECTOR, (end * SECTOR).min(length)), false),
             _ => {}
         }
         at = end;
@@ -162,7 +169,7 @@ fn draw_flat(random: &mut Random, length: u64) -> Layer {
 fn draw_layer(random: &mut Random, length: u64, backing: Backing, above_base: u32) -> Layer {
     Layer::new(LayerOptions {
         length,
-        cluster: random.pick(&[MIN_CLUSTER, 1024, 4096, 16384, 65536]),
+        cluster: random.pick(&[MIN_CLUSTER, 1024, 1024, 4096, 4096, 16384, 65536]),
         backing,
         discard: draw_discard(random),
         above_base,
@@ -174,7 +181,7 @@ fn draw_layer(random: &mut Random, length: u64, backing: Backing, above_base: u3
 pub(super) fn draw_disk(random: &mut Random, layer: &Layer, traits: Traits) -> Disk {
     let mut supports = Vec::new();
     for kind in [Kind::Zero, Kind::Discard, Kind::Flush, Kind::Extents, Kind::Truncate] {
-        if !random.one_in(3) {
+        if !random.one_in(3) && (kind != Kind::Discard || !traits.keeps) {
             supports.push(kind);
         }
     }
@@ -238,7 +245,11 @@ impl World {
                 (self.draw_overlay(source.length()), Some(self.draw_garbage(length)), false)
             }
             (Shape::None, _) => (self.draw_copy(length, &source.bytes()), None, false),
-            (Shape::NoneOverlay, _) => (self.draw_overlay(length), Some(source), false),
+            (Shape::NoneOverlay, _) => {
+                // Over a copy a target shows what was not copied; over the source nobody could tell.
+                let copy = self.random.one_in(2).then(|| self.draw_copy(length, &source.bytes()));
+                (self.draw_overlay(length), Some(copy.unwrap_or(source)), false)
+            }
             (Shape::TopOverlay, Some(base)) => (self.draw_overlay(length), Some(base), false),
             (Shape::TopAttached, Some(base)) => {
                 (draw_layer(&mut self.random, length, Backing::Layer(base), 1), None, false)
@@ -247,7 +258,11 @@ impl World {
             (Shape::Commit, Some(base)) => (base, None, false),
             _ => return None,
         };
-        let traits = Traits { alignment: self.alignment, reads_zero, unattached: attach.is_some() };
+        let source = self.disks[self.fronts[front].source].layer();
+        let keeps =
+            shape == Shape::NoneOverlay && attach.as_ref().is_some_and(|backing| !backing.is(&source));
+        let unattached = attach.is_some();
+        let traits = Traits { alignment: self.alignment, reads_zero, unattached, keeps };
         let target = self.disk_of(&layer, traits);
         let host_io = self.fronts[front].host_io;
         let mut options = self.draw_options(shape, host_io);
@@ -320,7 +335,9 @@ impl World {
 
     fn draw_options(&mut self, shape: Shape, host_io: bool) -> Options {
         let random = &mut self.random;
-        let granularity = random.pick(&[512u64, 1024, 4096, 16384, 65536]).max(self.alignment);
+        // Small ones more often: a disk of few chunks has few of anything.
+        let granularity =
+            random.pick(&[512u64, 512, 1024, 1024, 4096, 4096, 16384, 65536]).max(self.alignment);
         let policies = [ErrorPolicy::Report, ErrorPolicy::Ignore, ErrorPolicy::Stop, ErrorPolicy::Enospc];
         let write_blocking = !host_io && random.one_in(2);
         Options {
@@ -330,12 +347,12 @@ impl World {
             granularity,
             buf_size: granularity * random.within(1, 20),
             max_in_flight: random.within(0, 17) as u32,
-            max_io: granularity.max(512) * random.within(1, 5),
+            max_io: granularity.max(512) * random.pick(&[1, 1, 2, 4, 8, 16]),
             speed: if random.one_in(6) { random.pick(&[1, 1000, 100_000, 10_000_000, u64::MAX]) } else { 0 },
             on_source_error: random.pick(&policies),
             on_target_error: random.pick(&policies),
             unmap: !random.one_in(3),
-            detect_zeroes: random.one_in(2),
+            detect_zeroes: !random.one_in(4),
             auto_finalize: !random.one_in(4),
             auto_dismiss: random.one_in(2),
             auto_complete: random.one_in(8),

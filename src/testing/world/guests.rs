@@ -34,6 +34,8 @@ pub(super) struct Request {
     pub(super) change: u64,
     /// Where a change took place, if it did.
     pub(super) certain: bool,
+    /// It began when its filter had no job: nobody carries it.
+    before_jobs: bool,
     by: By,
 }
 
@@ -84,14 +86,25 @@ enum By {
 
 impl World {
     pub(super) fn range(&mut self) -> ByteRange {
-        let units = self.length.div_ceil(self.unit);
-        let start = self.random.within(0, units);
+        let start = self.window.0 + self.random.within(0, self.window.1);
         let most = self.random.pick(&[1, 2, 9, 64]);
         let count = self.random.within(1, most + 1);
         ByteRange::between(
             (start * self.unit).min(self.length),
             ((start + count) * self.unit).min(self.length),
         )
+    }
+
+    /// Where guests are busy from now on. Were that everywhere, every chunk would soon have been written, and what was
+    /// wrong with it would be right again.
+    pub(super) fn draw_window(&mut self) {
+        let units = self.length.div_ceil(self.unit);
+        self.window = if self.random.one_in(2) {
+            (0, units)
+        } else {
+            let start = self.random.within(0, units);
+            (start, self.random.within(1, units / 4 + 2).min(units.saturating_sub(start)))
+        };
     }
 
     pub(super) fn guest(&mut self) {
@@ -110,8 +123,8 @@ impl World {
             return;
         }
         let kind = match self.random.within(0, 20) {
-            0..10 => Kind::Write,
-            10..13 => Kind::Zero,
+            0..9 => Kind::Write,
+            9..13 => Kind::Zero,
             13..14 => Kind::Discard,
             14..19 => Kind::Read,
             _ => Kind::Flush,
@@ -144,6 +157,7 @@ impl World {
             stamp: 0,
             change: 0,
             certain: true,
+            before_jobs: self.running.as_ref().is_none_or(|running| running.front != front),
             by,
         };
         let oracle = &mut self.fronts[front].oracle;
@@ -232,6 +246,10 @@ impl World {
         let Some(mut request) = self.requests.remove(&id) else {
             return broken("G-9", format!("request {id} is done twice"));
         };
+        if request.kind.changes_data() && !request.range.is_empty() {
+            self.remember(request.range.offset());
+            self.remember(request.range.end() - 1);
+        }
         let oracle = &mut self.fronts[request.front].oracle;
         if request.kind.changes_data() {
             oracle.done(request.range, request.change, result.is_ok() && request.certain);
@@ -244,10 +262,21 @@ impl World {
         Ok(())
     }
 
+    fn remember(&mut self, byte: u64) {
+        self.places.rotate_right(1);
+        self.places[0] = byte;
+    }
+
     /// Whether a change by guests of the running job touches this range at this moment.
     pub(super) fn is_being_changed(&self, front: usize, range: ByteRange) -> bool {
         let mut changes = self.requests.values().filter(|request| request.kind.changes_data());
         changes.any(|request| request.front == front && request.range.overlaps(range))
+    }
+
+    /// Whether a change that no job knows of is still under way.
+    pub(super) fn is_being_changed_as_before(&self, front: usize) -> bool {
+        let mut changes = self.requests.values().filter(|request| request.kind.changes_data());
+        changes.any(|request| request.front == front && request.before_jobs && !request.range.is_empty())
     }
 
     // Requests that the host does by itself (SPEC G-8).

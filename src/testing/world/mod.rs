@@ -53,7 +53,11 @@ pub struct World {
     alignment: u64,
     /// What the guests' requests are multiples of.
     unit: u64,
+    /// The first of these units in which guests' requests begin, and how many there are.
+    window: (u64, u64),
     fronts: Vec<Front>,
+    /// Bytes at which requests that ended not long ago began or ended: what is wrong is wrong there first.
+    places: [u64; 4],
     guests: Vec<Guest>,
     disks: Vec<Disk>,
     lent: Lent,
@@ -123,7 +127,9 @@ impl World {
             length: sectors * SECTOR + odd,
             alignment,
             unit: alignment.max(SECTOR),
+            window: (0, 0),
             fronts: Vec::new(),
+            places: [0; 4],
             guests: Vec::new(),
             disks: Vec::new(),
             lent: Lent::default(),
@@ -138,6 +144,7 @@ impl World {
             history,
             random,
         };
+        world.draw_window();
         let fronts = if world.random.one_in(3) { 2 } else { 1 };
         for _ in 0..fronts {
             world.add_front();
@@ -248,11 +255,15 @@ impl World {
     }
 
     fn draw_faults(&mut self) -> Faults {
+        // What is rare twice.
         let kinds = [
             Kind::Read,
             Kind::Write,
             Kind::Zero,
+            Kind::Zero,
             Kind::Discard,
+            Kind::Discard,
+            Kind::Flush,
             Kind::Flush,
             Kind::Extents,
             Kind::Truncate,

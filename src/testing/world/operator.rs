@@ -46,6 +46,8 @@ pub(super) struct Running {
     pub(super) cancelled_at: Option<Vec<Vec<(Stamp, bool)>>>,
     /// It was asked to end, by somebody or by its options.
     pub(super) finishing: bool,
+    /// Requests that had failed before it came.
+    failed_before: u64,
     pub(super) last: Option<Info>,
     pub(super) status: Status,
     pub(super) milestones: Vec<Event>,
@@ -73,7 +75,8 @@ impl World {
     pub(super) fn begin_or_free(&mut self) -> Result<(), Broken> {
         if self.running.is_none() {
             self.begin();
-        } else if self.random.one_in(4) {
+        } else if self.random.one_in(16) {
+            // Most live to an end of their own.
             self.free()?;
         } else if self.random.one_in(4) {
             self.begin_another()?;
@@ -82,6 +85,7 @@ impl World {
     }
 
     fn begin(&mut self) {
+        self.draw_window();
         let front = self.random.within(0, self.fronts.len() as u64) as usize;
         let Some(drawn) = self.draw_job(front) else { return };
         let Drawn { shape, target, replaces, .. } = drawn;
@@ -105,10 +109,11 @@ impl World {
             }
             Err(error) => unreachable!("legal options are refused: {error}"),
         };
+        let failed_before = self.failed();
         let Drawn { attach, options, .. } = drawn;
         self.disks[target].set_exclusive(options.granularity);
         self.outcome.jobs.entry(shape).or_default().begun += 1;
-        self.spoil_beginning(shape, target);
+        self.spoil_beginning(shape, front, target);
         self.note(|| {
             format!("{shape:?} of front {front} to disk {target}, replaces {replaces:?}, inline {inline}: {options:?}")
         });
@@ -123,6 +128,7 @@ impl World {
             max_in_flight: if options.max_in_flight == 0 { MAX_IN_FLIGHT } else { options.max_in_flight },
             auto_finalize: options.auto_finalize,
             finishing: options.auto_complete,
+            failed_before,
             job,
             shape,
             front,
@@ -148,13 +154,20 @@ impl World {
     }
 
     /// The first that a job does to its target goes wrong now and then.
-    fn spoil_beginning(&mut self, shape: Shape, target: usize) {
-        if !self.faulty || !self.random.one_in(3) {
+    fn spoil_beginning(&mut self, shape: Shape, front: usize, target: usize) {
+        if !self.faulty || !self.random.one_in(2) {
             return;
         }
+        if self.random.one_in(3) {
+            let faults = self.draw_faults();
+            self.disks[self.fronts[front].source].set_faults(faults);
+        }
         let mut faults = self.draw_faults();
-        if shape == Shape::Commit && self.random.one_in(2) {
-            faults = Faults { error_one_in: 1, only: Some(Kind::Truncate), ..Faults::default() };
+        if self.random.one_in(2) {
+            let kinds = [Kind::Zero, Kind::Zero, Kind::Zero, Kind::Write, Kind::Discard, Kind::Flush];
+            let only = if shape == Shape::Commit { Kind::Truncate } else { self.random.pick(&kinds) };
+            let most = self.random.pick(&[1, 2, 4]);
+            faults = Faults { error_one_in: 1, only: Some(only), most: Some(most), ..Faults::default() };
         }
         self.disks[target].set_faults(faults);
     }
@@ -194,6 +207,10 @@ impl World {
             let differs = differing(&source.layer(), &target.layer(), attach.as_ref(), everything);
             if let Some(sector) = differs {
                 let text = format!("about to switch, and sector {sector} differs");
+                seen.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
+            }
+            if !target.is_flushed() {
+                let text = "about to switch, and the target is not flushed (F-2)".to_owned();
                 seen.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
             }
             // After the pivot the target is the guests', who may overlap as they like.
@@ -241,10 +258,18 @@ impl World {
         let poll = running.job.poll(Nanos(self.now)).or_else(|error| broken("poll", error.to_string()))?;
         running.state = poll.state;
         running.wake_at = poll.wake_at;
-        let ended = operations(&running.job.query()) - before;
+        let info = running.job.query();
+        let ended = operations(&info) - before;
         // A job that drives itself does so again for each piece of news that it makes.
         if !running.inline && ended > ROUNDS * u64::from(running.max_in_flight) {
             return broken("C-10", format!("a poll has seen {ended} operations end"));
+        }
+        let settled = poll.state == PollState::Idle && info.paused && info.in_flight_ops == 0;
+        if settled && matches!(info.status, Status::Running | Status::Ready) {
+            return broken(
+                "P-1",
+                format!("paused with nothing in flight, and its status is {:?}", info.status),
+            );
         }
         self.note(|| format!("poll: {poll:?}"));
         match poll.state {
@@ -293,6 +318,11 @@ impl World {
         if over == Event::Completed(Err(Errno::ENOTRECOVERABLE)) && !running.sabotaged {
             return broken("E-3", format!("an internal failure: {:?}", running.job.query().error));
         }
+        if let Event::Completed(Err(errno)) = over
+            && !self.may_fail(&running, errno)
+        {
+            return broken("E-1", format!("it failed without a reason: {:?}", running.job.query().error));
+        }
         let front = running.replaces.unwrap_or(running.front);
         let pivoted = self.fronts[front].filter.device().is_same_storage(target.device());
         match over {
@@ -314,6 +344,22 @@ impl World {
         drop(running.job);
         self.after_job((front, shape, target), Some(over));
         Ok(())
+    }
+
+    /// Requests that disks have made fail.
+    fn failed(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.counts().1).sum()
+    }
+
+    /// Whether something was done to a job that can end it so.
+    fn may_fail(&self, running: &Running, errno: Errno) -> bool {
+        match errno {
+            Errno::EIO | Errno::ENOSPC => self.failed() > running.failed_before,
+            Errno::EACCES => running.refused.load(Ordering::SeqCst),
+            // A base that is shorter than its overlay, and can't be grown or takes no request there.
+            Errno::EINVAL => running.shape == Shape::Commit,
+            _ => running.sabotaged,
+        }
     }
 
     fn after_job(&mut self, (front, shape, target): (usize, Shape, usize), over: Option<Event>) {

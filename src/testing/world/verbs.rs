@@ -44,6 +44,17 @@ impl World {
     }
 
     fn wish(&mut self) -> Wish {
+        if self.random.one_in(3)
+            && let Some(running) = &self.running
+        {
+            // What somebody asks for who wants it to end well.
+            match running.job.query() {
+                Info { paused: true, .. } => return Wish::Plain(Verb::Resume),
+                Info { status: Status::Ready, .. } => return Wish::Plain(Verb::Complete),
+                Info { status: Status::Pending, .. } => return Wish::Plain(Verb::Finalize),
+                _ => {}
+            }
+        }
         match self.random.pick(&Verb::ALL) {
             Verb::Cancel => Wish::Cancel { force: self.random.one_in(3) },
             Verb::SetSpeed => {
