@@ -194,6 +194,23 @@ fn rates_and_the_time_to_ready_are_those_of_the_last_seconds() {
 }
 
 #[test]
+fn what_a_job_begins_with_is_not_the_guests_doing() {
+    // SPEC P-3
+    let mut script = Script::new();
+    script.now = 1_000_000_000;
+    script.begin(Options { speed: 10 * CHUNK, ..options() });
+    script.pass(1_500_000_000);
+    // What was planned is given back, and nobody has written it.
+    script.job().pause().expect("running");
+    script.deliver();
+    script.job().resume().expect("paused");
+    script.pass(1_000_000_000);
+    let info = script.info();
+    assert_eq!(info.dirty_rate, 0, "{info:?}");
+    assert!((9..=12).contains(&(info.copy_rate / CHUNK)), "ten a second from the beginning: {info:?}");
+}
+
+#[test]
 fn carried_writes_hide_no_chunks_that_guests_make_dirty() {
     // SPEC P-3: a carried write takes its chunks out of the dirty set; that they were dirtied remains true.
     let large = |with: &mut DiskOptions| with.length = 400 * CHUNK;
