@@ -409,12 +409,6 @@ impl Engine {
         self.ops.forget_all_dependents();
     }
 
-    /// Guest requests that the engine still has to answer.
-    #[must_use]
-    pub fn guests_in_flight(&self) -> u32 {
-        self.guests.count()
-    }
-
     pub(super) fn order_release(&mut self) {
         self.tracking.set_synced(false);
         self.outbox.carrying = false;
