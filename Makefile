@@ -43,10 +43,10 @@ sim:
 teeth:
 	scripts/teeth
 
-# Small changes of the core, made by a program, and whether the tests see them. It takes hours; MUTANTS="--shard 3/50" does a
-# fiftieth of it. It needs cargo-mutants.
+# Each small change of the core that cargo-mutants can think of, all in one build, and whether the tests see it: docs/MUTANTS.md.
+# MUTANTS="engine/rate" asks about some, MUTANTS=--show tells what is known. It needs cargo-mutants.
 mutants:
-	$(CARGO) mutants $(MUTANTS)
+	$(PYTHON) scripts/mutants $(MUTANTS)
 
 bench:
 	$(CARGO) bench --locked

@@ -2,7 +2,7 @@
 
 use blkmirror::clock::Nanos;
 use blkmirror::device::Device;
-use blkmirror::engine::{Event, Options, Status};
+use blkmirror::engine::{CopyMode, Event, Options, Status};
 use blkmirror::filter::{Filter, GuestFlags};
 use blkmirror::job::{Job, JobOptions, PollState};
 
@@ -135,4 +135,21 @@ fn a_job_polled_at_the_end_of_time_sleeps_when_there_is_nothing_to_do() {
         }
     }
     panic!("busy for ever: {:?}", job.query());
+}
+
+#[test]
+fn what_is_written_from_borrowed_memory_is_carried_without_a_copy_of_it() {
+    // SPEC G-3: the slice can't change while its owner waits.
+    let (source, target) =
+        (Device::memory(1 << 20).expect("a device"), Device::memory(1 << 20).expect("a device"));
+    let filter = Filter::new(&source).expect("a seat");
+    let options = Options { copy_mode: CopyMode::WriteBlocking, ..Options::default() };
+    let job = Job::new(&filter, &target, JobOptions { options, inline: true, ..JobOptions::default() })
+        .expect("legal");
+    job.start().expect("created");
+    drive(&job, &mut 1, |job| job.query().actively_synced);
+    filter.write_at(4096, &[7; 8192]).expect("writes");
+    let info = job.query();
+    assert_eq!((info.active.ops, info.bounce_copies), (1, 0));
+    assert_eq!(content(&target)[4096..12288], [7; 8192]);
 }

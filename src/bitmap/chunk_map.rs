@@ -474,6 +474,36 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_is_that_of_the_table_the_blocks_and_the_lists_of_blocks() {
+        let mut map = map(3 * 4096);
+        let memory = |map: &ChunkMap, blocks: usize| {
+            let lists = (map.blocks.capacity() + map.pool.capacity()) * size_of::<usize>();
+            (size_of::<ChunkMap>() + 3 * 4 + lists + blocks * size_of::<Block>()) as u64
+        };
+        assert_eq!(map.memory(), memory(&map, 0));
+        map.set(range(1, 2));
+        map.set(range(4097, 4098));
+        assert_eq!(map.memory(), memory(&map, 2));
+        map.clear(range(1, 2));
+        assert_eq!((map.blocks.len(), map.pool.len()), (1, 1));
+        assert_eq!(map.memory(), memory(&map, 2), "one is in use and one in the pool");
+    }
+
+    #[test]
+    fn whole_pages_take_no_block_and_the_pool_keeps_only_some() {
+        let pages = POOL as u64 + 4;
+        let mut map = map(pages * 4096);
+        map.set(range(0, pages * 4096));
+        assert_eq!(map.blocks.len() + map.pool.len(), 0);
+        for page in 0..pages {
+            map.clear(range(page * 4096, page * 4096 + 1));
+        }
+        assert_eq!((map.blocks.len() as u64, map.count()), (pages, pages * 4095));
+        map.clear(range(0, pages * 4096));
+        assert_eq!((map.blocks.len(), map.pool.len(), map.count()), (0, POOL, 0));
+    }
+
+    #[test]
     fn too_many_chunks_are_refused_with_advice() {
         let error = ChunkMap::new(u64::MAX).expect_err("no such memory");
         assert_eq!(error.errno(), Errno::ENOMEM);

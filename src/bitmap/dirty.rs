@@ -514,6 +514,35 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_is_that_of_all_levels() {
+        let bitmap = bitmap(4096);
+        assert_eq!(bitmap.chunks(), 4096);
+        assert_eq!(bitmap.memory(), (64 + 1) * 8 + size_of::<DirtyBitmap>() as u64);
+    }
+
+    /// A summary bit that stays would send every search into words that hold nothing.
+    #[test]
+    fn what_is_clean_again_leaves_no_summary_bit_behind() {
+        let bitmap = bitmap(1 << 19);
+        let summaries = || -> Vec<u32> {
+            let ones = |level: &[AtomicU64]| {
+                level.iter().map(|word| word.load(Ordering::Relaxed).count_ones()).sum()
+            };
+            bitmap.levels[1..].iter().map(|level| ones(level)).collect()
+        };
+        for marked in [range(5, 6), range(60, 70), range(1 << 18, (1 << 18) + 1)] {
+            bitmap.mark(marked);
+        }
+        assert_eq!(summaries(), [3, 2, 2]);
+        bitmap.clear(range(0, 65));
+        assert_eq!(summaries(), [2, 2, 2], "the second word still holds something");
+        bitmap.clear(range(65, 70));
+        assert_eq!(summaries(), [1, 1, 1]);
+        bitmap.clear(range(1 << 18, u64::MAX));
+        assert_eq!(summaries(), [0, 0, 0]);
+    }
+
+    #[test]
     fn too_many_chunks_are_refused_with_advice() {
         for chunks in [1 << 58, u64::MAX] {
             let error = DirtyBitmap::new(chunks).expect_err("no such memory");

@@ -78,3 +78,20 @@ fn order_after_mark() {
     #[cfg(target_arch = "x86_64")]
     std::sync::atomic::compiler_fence(Ordering::SeqCst);
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_wakes_the_driver_once_and_it_sleeps_only_while_nothing_is_marked() {
+        let tracking = Tracking::new(Geometry::new(1 << 20, 4096)).expect("memory");
+        let mark = || tracking.mark_and_see(ByteRange::between(5000, 5001));
+        assert!(!mark(), "nobody sleeps");
+        assert!(!tracking.fall_asleep(), "something is marked");
+        assert!(!mark(), "so it has not fallen asleep");
+        tracking.dirty.clear(crate::range::ChunkRange::new(0, 256));
+        assert!(tracking.fall_asleep());
+        assert_eq!([mark(), mark()], [true, false]);
+    }
+}

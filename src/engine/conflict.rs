@@ -222,7 +222,8 @@ pub(super) mod tests {
         engine
     }
 
-    fn write(engine: &mut Engine, guest: u32, chunk: u64) {
+    /// A guest writes to a chunk.
+    pub(in super::super) fn write(engine: &mut Engine, guest: u32, chunk: u64) {
         let range = ByteRange::between(chunk * CHUNK, (chunk + 1) * CHUNK);
         let flags = Flags::default();
         engine.submit_guest(GuestRequest {
@@ -252,5 +253,86 @@ pub(super) mod tests {
         let woken: Vec<_> = engine.outbox().requests.iter().map(|submit| submit.op).collect();
         assert_eq!(woken, [OpId::guest(10), OpId::guest(10)], "the next on that chunk, to both sides");
         assert_eq!(engine.guests.waiting(), 989);
+    }
+
+    /// The write of this guest, the nth that was taken, is done on both sides.
+    pub(in super::super) fn finish(engine: &mut Engine, guest: u16) {
+        engine.complete(OpId::guest(guest), Side::Source, Ok(()), false, &[]);
+        engine.complete(OpId::guest(guest), Side::Target, Ok(()), false, &[]);
+    }
+
+    const RESERVED: ChunkRange = ChunkRange { start: 3, end: 4 };
+
+    /// The background waits behind a guest's write for its chunk.
+    fn reserved_behind_a_write() -> Engine {
+        let mut engine = carrying();
+        write(&mut engine, 0, RESERVED.start);
+        engine.tracking.dirty.mark(RESERVED);
+        engine.reserve(RESERVED.start);
+        assert!(engine.ops.reserved().is_some() && !engine.ops.reservation_is_held());
+        engine
+    }
+
+    #[test]
+    fn a_reservation_is_held_when_its_turn_comes_and_given_up_if_there_is_nothing_to_copy() {
+        // SPEC X-2: a write that came later may have made the chunk clean; the next one is none of its business.
+        for clean in [false, true] {
+            let mut engine = reserved_behind_a_write();
+            if clean {
+                engine.tracking.dirty.clear(RESERVED);
+                engine.tracking.dirty.mark(ChunkRange::new(4, 5));
+            }
+            finish(&mut engine, 0);
+            assert_eq!(engine.ops.reservation_is_held(), !clean);
+            assert_eq!((engine.ops.reserved().is_some(), engine.conflicts.any(RESERVED)), (!clean, !clean));
+        }
+    }
+
+    #[test]
+    fn a_reservation_is_given_up_if_its_chunk_can_only_be_copied_with_its_cluster_by_then() {
+        // SPEC X-2, C-5: the target owned the cluster, and a guest's discard took it away.
+        let mut engine = carrying();
+        engine.target.limits.cluster_size = 4 * CHUNK;
+        let mut owned = ChunkMap::new(1024).expect("memory");
+        owned.set_all();
+        engine.scan.written = Some(owned);
+        write(&mut engine, 0, RESERVED.start);
+        engine.tracking.dirty.mark(RESERVED);
+        engine.reserve(RESERVED.start);
+        assert_eq!(engine.ops.reserved_chunks().next(), Some(RESERVED), "no more than the chunk");
+        engine.scan.written.as_mut().expect("put there").clear(ChunkRange::new(0, 4));
+        engine.complete(OpId::guest(0), Side::Target, Err(crate::error::Errno::EIO), false, &[]);
+        engine.complete(OpId::guest(0), Side::Source, Ok(()), false, &[]);
+        assert_eq!((engine.ops.reserved(), engine.conflicts.any(RESERVED)), (None, false));
+        assert!(engine.tracking.dirty.is_dirty(RESERVED.start), "the next pass takes all of it");
+    }
+
+    #[test]
+    fn a_pause_gives_a_reservation_up_that_has_no_buffers_yet() {
+        // SPEC X-2, P-1: else guests would wait behind it for as long as the job is paused.
+        let mut engine = reserved_behind_a_write();
+        finish(&mut engine, 0);
+        assert!(engine.ops.reservation_is_held(), "and nothing has been started");
+        write(&mut engine, 1, RESERVED.start);
+        engine.outbox().requests.clear();
+        engine.pause().expect("running");
+        assert_eq!((engine.ops.reserved(), engine.guests.waiting()), (None, 0));
+        assert_eq!(engine.outbox().requests.len(), 2, "the guest's write, to both sides");
+    }
+
+    #[test]
+    fn the_first_part_that_nobody_touches_is_found_between_others() {
+        let range = ChunkRange::new;
+        let cases: [(&[ChunkRange], Option<ChunkRange>); 6] = [
+            (&[], Some(range(10, 20))),
+            (&[range(13, 15)], Some(range(10, 13))),
+            (&[range(5, 12), range(14, 30)], Some(range(12, 14))),
+            (&[range(12, 16), range(8, 12)], Some(range(16, 20))),
+            (&[range(10, 20)], None),
+            (&[range(15, 25), range(0, 15)], None),
+        ];
+        for (taken, free) in cases {
+            assert_eq!(first_outside(range(10, 20), taken.iter().copied()), free, "{taken:?}");
+        }
     }
 }

@@ -432,4 +432,69 @@ mod tests {
             assert_eq!(engine.status(), status);
         }
     }
+
+    /// A job whose prepare hook is being asked.
+    fn preparing() -> Engine {
+        let mut engine = carrying();
+        engine.become_status(Status::Ready);
+        engine.complete_job().expect("ready");
+        engine.decide(Goal::Pivot);
+        assert_eq!(engine.outbox().orders, [Order::CarryWrites, Order::Prepare]);
+        engine.outbox().orders.clear();
+        engine
+    }
+
+    #[test]
+    fn a_job_that_is_being_switched_can_only_be_cancelled_by_force_and_only_before_the_hook_has_answered() {
+        // SPEC F-2, F-5
+        let mut engine = preparing();
+        let error = engine.cancel(false).expect_err("too late");
+        assert_eq!(error.message(), "Job 'j0' is being switched to its target: it is too late to cancel it");
+        engine.prepared(Ok(()));
+        assert_eq!(engine.outbox().orders, [Order::Pivot]);
+        for force in [false, true] {
+            assert_eq!(engine.cancel(force).expect_err("too late").errno(), Errno::EPERM);
+        }
+        engine.pivoted(Ok(()));
+        assert_eq!(engine.status(), Status::Null);
+    }
+
+    #[test]
+    fn the_answer_of_a_hook_that_comes_after_a_forced_cancel_switches_nothing() {
+        // SPEC F-2, F-5: also where the hook itself has cancelled the job.
+        let mut engine = preparing();
+        engine.cancel(true).expect("not switched yet");
+        engine.outbox().orders.clear();
+        engine.prepared(Ok(()));
+        assert_eq!(engine.outbox().orders, []);
+        assert_eq!(engine.status(), Status::Aborting);
+        assert_eq!(engine.info().error.expect("cancelled").0, Errno::ECANCELED);
+    }
+
+    #[test]
+    fn the_first_reason_to_end_is_the_one_that_counts() {
+        // SPEC E-1
+        let mut engine = carrying();
+        engine.abort(Errno::EIO, "the first");
+        engine.abort(Errno::ENOSPC, "another");
+        assert_eq!(engine.info().error, Some((Errno::EIO, "the first".into())));
+    }
+
+    #[test]
+    fn what_remains_is_dirty_or_planned_or_reserved_or_in_flight() {
+        // SPEC F-2: it has to fit in the copy buffers.
+        let mut engine = carrying();
+        let chunks = |first, count| ChunkRange::new(first, first + count);
+        engine.tracking.dirty.mark(chunks(0, 5));
+        assert_eq!(engine.remaining_chunks(), 5);
+        engine.plan_run(chunks(10, 3), &[]);
+        assert_eq!(engine.remaining_chunks(), 8);
+        let range = engine.geometry.bytes(chunks(20, 2));
+        engine.ops.take(OpState::Read, chunks(20, 2), range).expect("room");
+        assert_eq!(engine.remaining_chunks(), 10);
+        engine.ops.take_reserved(chunks(30, 1)).expect("room");
+        assert_eq!(engine.remaining_chunks(), 10, "it is still dirty");
+        engine.ops.hold_reservation();
+        assert_eq!(engine.remaining_chunks(), 11);
+    }
 }

@@ -409,12 +409,6 @@ impl Engine {
         self.ops.forget_all_dependents();
     }
 
-    /// Guest requests that the engine still has to answer.
-    #[must_use]
-    pub fn guests_in_flight(&self) -> u32 {
-        self.guests.count()
-    }
-
     pub(super) fn order_release(&mut self) {
         self.tracking.set_synced(false);
         self.outbox.carrying = false;
@@ -435,5 +429,94 @@ fn mark_uncarried(tracking: &Tracking, range: ByteRange, carried: ByteRange, sou
         if !edge.is_empty() {
             tracking.mark(edge);
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::conflict::tests::{carrying, finish, write};
+    use super::*;
+
+    #[test]
+    fn guests_count_while_they_are_under_way() {
+        // SPEC P-3, X-2
+        let mut engine = carrying();
+        for guest in 0..3 {
+            write(&mut engine, guest, u64::from(guest));
+        }
+        finish(&mut engine, 1);
+        assert_eq!((engine.guests.count(), engine.info().guests), (2, 2));
+        let touched = (0..4).map(|chunk| engine.guests.touches(ChunkRange::new(chunk, chunk + 1)));
+        assert_eq!(touched.collect::<Vec<_>>(), [true, false, true, false]);
+    }
+
+    #[test]
+    fn there_is_room_for_a_thousand_guests() {
+        // SPEC G-9: the driver keeps the others.
+        let mut engine = carrying();
+        for guest in 0..MAX_GUESTS as u32 {
+            assert!(engine.has_guest_room());
+            write(&mut engine, guest, u64::from(guest));
+        }
+        assert!(!engine.has_guest_room());
+        finish(&mut engine, 7);
+        assert!(engine.has_guest_room());
+    }
+
+    #[test]
+    fn guests_are_active_while_a_write_is_carried_and_for_a_slice_after_it() {
+        // SPEC C-11
+        let mut engine = carrying();
+        assert!(!engine.guests.are_active(Nanos(1)));
+        write(&mut engine, 0, 0);
+        let late = Nanos(100 * SLICE_NS);
+        assert!(engine.guests.are_active(late), "however long it takes");
+        engine.advance(late);
+        finish(&mut engine, 0);
+        assert!(engine.guests.are_active(late + (SLICE_NS - 1)));
+        assert!(!engine.guests.are_active(late + SLICE_NS));
+    }
+
+    #[test]
+    fn what_the_target_can_not_take_as_it_is_is_cut_off() {
+        // SPEC G-4, C-5: at either end.
+        let mut engine = carrying();
+        engine.target.limits.request_alignment = 512;
+        let clip = |engine: &Engine, start, end| {
+            let left = engine.clip_to_target(ByteRange::between(start, end));
+            (!left.is_empty()).then_some((left.offset(), left.end()))
+        };
+        let aligned = [
+            ((0, 4096), Some((0, 4096))),
+            ((100, 2000), Some((512, 1536))),
+            ((512, 700), None),
+            ((100, 500), None),
+        ];
+        for ((start, end), left) in aligned {
+            assert_eq!(clip(&engine, start, end), left, "{start}..{end}");
+        }
+        // Clusters of four chunks, of which it owns the second.
+        let (chunk, cluster) = (engine.granularity(), 4 * engine.granularity());
+        engine.target.limits.cluster_size = cluster;
+        let mut owned = crate::bitmap::ChunkMap::new(1024).expect("memory");
+        owned.set(ChunkRange::new(4, 8));
+        engine.scan.written = Some(owned);
+        let in_clusters = [
+            ((0, cluster), Some((0, cluster))),
+            ((0, 2 * chunk), None),
+            ((chunk, 2 * chunk), None),
+            ((chunk, cluster), None),
+            ((chunk, 2 * cluster), Some((cluster, 2 * cluster))),
+            ((3 * chunk, 6 * chunk), Some((cluster, 6 * chunk))),
+            ((5 * chunk, 6 * chunk), Some((5 * chunk, 6 * chunk))),
+            ((5 * chunk, 9 * chunk), Some((5 * chunk, 2 * cluster))),
+            ((5 * chunk, 13 * chunk), Some((5 * chunk, 3 * cluster))),
+        ];
+        for ((start, end), left) in in_clusters {
+            assert_eq!(clip(&engine, start, end), left, "{start}..{end}");
+        }
+        // The disk may end within a cluster.
+        engine.target.limits.cluster_size = 5 * chunk;
+        assert_eq!(clip(&engine, 1020 * chunk, 1024 * chunk), Some((1020 * chunk, 1024 * chunk)));
     }
 }

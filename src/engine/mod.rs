@@ -332,15 +332,23 @@ impl Engine {
     /// The time is `now`, for whatever is told from here on. `exact`: it was asked for just now, so that what takes time can
     /// be measured by it; else it is the last that anybody knows.
     pub fn set_time(&mut self, now: Nanos, exact: bool) {
-        self.now = self.now.max(now);
+        self.come_to(now);
         self.window.set_time(self.now, exact);
     }
 
     /// Starts what can be started at `now`. Bounded work; [`Outbox::more`] says that there is more.
     pub fn advance(&mut self, now: Nanos) {
-        self.now = self.now.max(now);
+        self.come_to(now);
         self.progress.sample(self.now, self.chunks_dirtied());
         self.run();
+    }
+
+    fn come_to(&mut self, now: Nanos) {
+        if self.now == Nanos(0) {
+            // The job may have been started when the time was not known yet.
+            self.progress.begin(now, self.chunks_dirtied());
+        }
+        self.now = self.now.max(now);
     }
 
     /// A request from the outbox is done; `extents` is what a [`Kind::Extents`] request told, `zeroes` that a

@@ -393,6 +393,43 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_and_the_smallest_legal_values_are_taken() {
+        // SPEC O-2, O-5
+        let largest = Options {
+            id: Some("a".repeat(127)),
+            granularity: 64 << 20,
+            buf_size: 4 << 30,
+            max_in_flight: 1024,
+            guest_first_in_flight: 1024,
+            ..Options::default()
+        };
+        let settings = check(&largest, 1 << 40).expect("legal");
+        assert_eq!(
+            (settings.granularity, settings.buf_size, settings.max_in_flight),
+            (64 << 20, 4 << 30, 1024)
+        );
+        let smallest = Options {
+            id: Some("a".into()),
+            granularity: 512,
+            buf_size: 1,
+            max_in_flight: 1,
+            max_io: 512,
+            guest_first_io: 512,
+            guest_first_in_flight: 1,
+            ..Options::default()
+        };
+        let settings = check(&smallest, 1 << 20).expect("legal");
+        assert_eq!((settings.granularity, settings.buf_size, settings.max_io), (512, 512, 512));
+    }
+
+    #[test]
+    fn the_longest_copy_is_an_equal_share_of_large_buffers() {
+        // SPEC O-2
+        let options = Options { buf_size: 64 << 20, max_in_flight: 8, ..Options::default() };
+        assert_eq!(check(&options, 1 << 30).expect("legal").max_io, 8 << 20);
+    }
+
+    #[test]
     fn a_commit_copies_what_is_above_the_base() {
         // SPEC F-7
         let commit = |sync| Options { kind: JobKind::CommitActive, sync, ..Options::default() };

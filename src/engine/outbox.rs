@@ -170,10 +170,4 @@ impl Outbox {
         let data = Data::Buffers(first..self.segments.len() as u32);
         self.requests.push(Submit { op, side, kind, range, flags: Flags::default(), data });
     }
-
-    /// Whether there is nothing to drain.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.requests.is_empty() && self.guests_done.is_empty() && self.orders.is_empty()
-    }
 }

@@ -123,4 +123,16 @@ mod tests {
         rate.charge(late, 100);
         assert_eq!(rate.blocked_until(late), Some(late + SLICE_NS));
     }
+
+    #[test]
+    fn what_was_begun_in_a_slice_that_is_over_does_not_count_in_the_next() {
+        // SPEC C-9
+        let mut rate = Rate::new(1000);
+        rate.charge(Nanos(0), 50);
+        let late = Nanos(10_000_000_000);
+        rate.charge(late, 50);
+        assert_eq!(rate.blocked_until(late), None, "half of this slice is left");
+        rate.charge(late, 50);
+        assert_eq!(rate.blocked_until(late), Some(late + SLICE_NS), "and now nothing");
+    }
 }

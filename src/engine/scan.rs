@@ -390,3 +390,53 @@ impl Engine {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::conflict::tests::{carrying, write};
+    use super::*;
+
+    #[test]
+    fn of_what_a_pass_steps_over_the_first_chunk_is_reserved() {
+        // SPEC X-2: not what it took, nor the last; else one chunk could wait for ever while others get their turns.
+        let mut engine = carrying();
+        engine.settings.options.guest_first_in_flight = 16;
+        write(&mut engine, 0, 5);
+        write(&mut engine, 1, 9);
+        for (first, end) in [(0, 1), (5, 7), (9, 10)] {
+            engine.tracking.dirty.mark(ChunkRange::new(first, end));
+        }
+        engine.advance(Nanos(2));
+        assert_eq!(engine.ops.reserved_chunks().next(), Some(ChunkRange::new(5, 6)));
+        assert!(engine.tracking.dirty.is_dirty(9) && !engine.tracking.dirty.is_dirty(0));
+    }
+
+    #[test]
+    fn a_run_is_no_longer_than_the_buffers_and_shorter_while_guests_write() {
+        // SPEC C-1, C-11
+        let mut engine = carrying();
+        let chunk = engine.granularity();
+        engine.settings.options.guest_first_io = 7 * chunk;
+        assert_eq!(engine.longest_run(), engine.settings.buf_size / chunk);
+        write(&mut engine, 0, 5);
+        assert_eq!(engine.longest_run(), 7);
+        engine.settings.options.guest_first_io = 0;
+        assert_eq!(engine.longest_run(), LONGEST_RUN_BESIDE_GUESTS / chunk);
+    }
+
+    #[test]
+    fn a_round_steps_over_a_bounded_number_of_zeroes() {
+        // SPEC C-10, I-5: they take no request, and so no place.
+        let mut engine = carrying();
+        let chunks = ChunkRange::new(0, u64::from(WORK_PER_ROUND));
+        engine.target.limits.max_zero = engine.granularity();
+        engine.start.known_zero.set_all();
+        engine.conflicts.hold(chunks);
+        engine.scan.plan.push_back(Piece { chunks, method: Method::Zero });
+        engine.advance(Nanos(2));
+        assert!(engine.outbox().more, "it may not look for more in this round");
+        engine.advance(Nanos(2));
+        assert!(!engine.outbox().more);
+        assert_eq!(engine.info().skipped_zeroes, chunks.len() * engine.granularity());
+    }
+}

@@ -196,6 +196,8 @@ mod tests {
             (Verb::Finalize, "pending"),
             (Verb::Dismiss, "concluded"),
         ];
+        let names = "cancel pause resume set-speed change complete finalize dismiss";
+        assert_eq!(Verb::ALL.map(Verb::name).join(" "), names);
         for (verb, states) in rows {
             for status in Status::ALL {
                 let legal = states.split(' ').any(|name| name == status.name());

@@ -93,3 +93,66 @@ fn copy(from: &IoVec, to: &IoVec) {
         at += piece.len();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn take(pool: &Pool, length: u64, alignment: u32) -> AlignedBuffer {
+        pool.take(length, alignment).expect("memory")
+    }
+
+    /// Whether a buffer that is given back is the one that such a request gets next.
+    fn is_kept(length: u64, alignment: u32) -> bool {
+        let pool = Pool::new();
+        let buffer = take(&pool, length, alignment);
+        assert!(buffer.len() as u64 >= length);
+        let place = whole(&buffer).base();
+        pool.give_back(buffer);
+        // Whatever is made now lies elsewhere, if the first one was kept.
+        let others = [take(&pool, 2 << 20, 4096), take(&pool, length, alignment)];
+        assert_eq!(pool.copies(), 3);
+        whole(&others[1]).base() == place && pool.classes.iter().all(ArrayQueue::is_empty)
+    }
+
+    #[test]
+    fn buffers_of_usual_sizes_are_kept_and_used_again() {
+        for (length, size) in [(1, 4096), (4096, 4096), (4097, 8192), (1 << 20, 1 << 20)] {
+            let pool = Pool::new();
+            let buffer = take(&pool, length, 4096);
+            assert_eq!(buffer.len(), size);
+            pool.give_back(buffer);
+            assert_eq!(pool.classes.iter().map(ArrayQueue::len).sum::<usize>(), 1, "{length}");
+            assert!(is_kept(length, 4096), "{length}");
+        }
+    }
+
+    #[test]
+    fn unusual_sizes_and_alignments_get_exactly_what_they_want_and_are_not_kept() {
+        for (length, alignment) in [((1 << 20) + 1, 512), (5000, 8192)] {
+            let pool = Pool::new();
+            let buffer = take(&pool, length, alignment);
+            assert_eq!(buffer.len() as u64, length);
+            assert_eq!(whole(&buffer).base() as usize % alignment as usize, 0);
+            pool.give_back(buffer);
+            assert!(pool.classes.iter().all(ArrayQueue::is_empty), "{length} aligned to {alignment}");
+        }
+    }
+
+    #[test]
+    fn what_is_copied_to_a_buffer_comes_back_to_the_parts_that_it_came_from() {
+        let mut parts = [vec![1_u8; 5000], vec![2; 1], vec![3; 4096]];
+        // SAFETY: the parts outlive their use.
+        let iov = parts.each_mut().map(|part| unsafe { IoVec::new(part.as_mut_ptr().cast(), part.len()) });
+        let buffer = take(&Pool::new(), 9097, 512);
+        fill(&buffer, &iov);
+        let mut held = vec![0; 9097];
+        gather(&[whole(&buffer)], 0, &mut held);
+        assert!(held == parts.concat());
+        for part in &mut parts {
+            part.fill(9);
+        }
+        spill(&buffer, &iov);
+        assert!(parts.concat() == held);
+    }
+}

@@ -362,3 +362,34 @@ impl Core {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::device::ExtentFlags;
+    use crate::filter::Filter;
+
+    fn seat(filter: &Filter, base: u64) -> Seat {
+        Seat { core: Arc::clone(filter.core()), base, number: 0 }
+    }
+
+    #[test]
+    fn a_device_that_tells_a_guest_of_extents_is_refused() {
+        // SPEC D-3, D-6
+        let filter = Filter::new(&Device::memory(4096).expect("a device")).expect("a seat");
+        let extent = Extent { length: 512, flags: ExtentFlags::DATA };
+        assert!(seat(&filter, 0).extent(0, 0, extent).is_err());
+    }
+
+    #[test]
+    fn the_next_seat_begins_behind_the_requests_of_this_one() {
+        // SPEC D-3: so that a completion that comes late is taken for none of its own.
+        let filter = Filter::new(&Device::memory(4096).expect("a device")).expect("a seat");
+        for _ in 0..3 {
+            filter.write_at(0, &[1; 512]).expect("writes");
+        }
+        let used = filter.core().slots.last_generation();
+        assert!(used >= 3, "{used}");
+        assert_eq!(seat(&filter, 100).last_generation(), 100 + used);
+    }
+}

@@ -284,4 +284,30 @@ mod tests {
         })
         .expect("no thread panics");
     }
+
+    #[test]
+    fn slots_of_every_page_are_looked_at() {
+        let slots = Slots::new();
+        let taken: Vec<u16> = (0..=PAGE).map(|_| slots.take(0).expect("room")).collect();
+        assert_eq!(slots.all().count(), 2 * PAGE);
+        for index in [taken[0], taken[PAGE], taken[PAGE]] {
+            slots.count_change(index);
+        }
+        assert_eq!(slots.changes(), 3);
+    }
+
+    #[test]
+    fn a_stack_that_has_changed_to_and_fro_is_another_stack() {
+        // A thread that slept meanwhile must not take the old head for the new one.
+        let slots = Slots::new();
+        let first = slots.take(3).expect("room");
+        let head = || slots.free[3].load(Ordering::Relaxed);
+        let mut seen = HashSet::from([head()]);
+        for _ in 0..10 {
+            slots.put_back(3, first);
+            assert!(seen.insert(head()), "put back");
+            assert_eq!(slots.pop(3), Some(first));
+            assert!(seen.insert(head()), "taken");
+        }
+    }
 }

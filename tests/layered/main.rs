@@ -224,21 +224,47 @@ fn a_carried_write_waits_for_a_copy_that_was_widened_by_its_chunk() {
 
 #[test]
 fn a_copy_is_not_widened_by_a_chunk_that_a_guest_is_writing() {
-    // SPEC X-1, C-5
+    // SPEC X-1, C-5: the chunk that is dirty, and the one that the guest writes to; also the last of the cluster.
+    for (dirty, busy) in [(0, 8), (14, 15)] {
+        let mut script = Script::new(unattached(&waiting(CLUSTER)));
+        script.begin(carried(top_options()));
+        script.until_ready();
+        let told = script.write(busy * CHUNK, 5, CHUNK);
+        script.settle();
+        script.write_behind(dirty * CHUNK);
+        script.write_behind(5 * CLUSTER);
+        script.now += 200_000_000;
+        script.settle();
+        script.target.complete_one(script.now);
+        script.settle();
+        assert_eq!(script.source.pending(), 2, "the write, and the other cluster's query; not this one's");
+        script.finish(&told);
+        script.switch();
+    }
+}
+
+#[test]
+fn a_copy_is_widened_to_the_end_of_its_cluster_whatever_lies_behind_it() {
+    // SPEC C-5: the next cluster is the target's own already.
     let mut script = Script::new(unattached(&waiting(CLUSTER)));
-    script.begin(carried(top_options()));
+    script.begin(top_options());
     script.until_ready();
-    let told = script.write(8 * CHUNK, 5, CHUNK);
-    script.settle();
-    script.write_behind(0);
-    script.write_behind(5 * CLUSTER);
-    script.now += 200_000_000;
-    script.settle();
-    script.target.complete_one(script.now);
-    script.settle();
-    assert_eq!(script.source.pending(), 2, "the write, and the other cluster's query; not this one's");
-    script.finish(&told);
+    script.write_behind(CLUSTER);
+    script.until_clean();
+    script.write_behind(14 * CHUNK);
     script.switch();
+}
+
+#[test]
+fn the_cluster_that_the_disk_ends_in_is_copied_with_the_others() {
+    // SPEC C-5, C-4
+    const SHORT: u64 = 2 * CLUSTER + 3 * CHUNK;
+    let source = disk(&top(SHORT, &base(SHORT)), |_| {});
+    source.fill(0, &[1; SHORT as usize]);
+    let mut script = Script::with(source, unattached(&overlay(SHORT, CLUSTER, Backing::Unattached(0xee))));
+    script.begin(Options { max_io: 4 * CLUSTER, ..top_options() });
+    script.switch();
+    assert_eq!(script.info().writes.ops, 1);
 }
 
 #[test]

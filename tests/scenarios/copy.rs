@@ -619,3 +619,21 @@ fn a_thin_source_stays_thin_on_the_target() {
         );
     }
 }
+
+#[test]
+fn only_a_few_runs_are_asked_about_ahead_of_their_turn() {
+    // SPEC C-3: each question holds chunks that guests may want.
+    let mut script = Script::with(sparse_disk(), disk(|_| {}));
+    script.begin(Options { max_in_flight: 16, ..only_new() });
+    script.until_ready();
+    for chunk in (0..32).step_by(2) {
+        script.filter.mark_dirty(chunks(chunk, 1)).expect("on the disk");
+    }
+    script.now += SLICE;
+    script.settle();
+    let asked = script.source.out();
+    assert!(asked.iter().all(|(kind, _)| *kind == Kind::Extents), "{asked:?}");
+    assert_eq!(asked.len(), 4);
+    script.until("clean", |info| info.dirty == 0 && !info.busy);
+    assert_eq!(script.info().writes.ops, 16);
+}

@@ -1,7 +1,8 @@
 //! SPEC section 1: devices.
 
 use super::script::*;
-use blkmirror::device::{Callback, Null, NullOptions};
+use blkmirror::device::{Answer, Backend, Callback, Completions, Null, NullOptions, Request, Token};
+use std::sync::{Arc, Mutex};
 
 #[test]
 fn a_guest_request_that_makes_no_sense_is_refused_and_the_rest_goes_on() {
@@ -229,6 +230,129 @@ fn each_limit_of_either_side_is_kept_to() {
                 }
                 script.until_equal();
             }
+        }
+    }
+}
+
+#[test]
+fn guests_keep_to_the_stricter_of_two_alignments_up_to_64_kib() {
+    // SPEC D-4, D-5
+    let source = disk(|with| with.limits.request_alignment = 512);
+    let alignment = |wanted| Filter::with_alignment(source.device(), wanted).map(|filter| filter.alignment());
+    assert_eq!(alignment(1).ok(), Some(512), "the device's own");
+    assert_eq!(alignment(1 << 16).ok(), Some(1 << 16));
+    for wanted in [0, 3, 1 << 17] {
+        let error = alignment(wanted).expect_err("no such alignment");
+        let message = format!("alignment {wanted}: must be a power of two from 1 to 65536");
+        assert_eq!((error.errno(), error.message()), (Errno::EINVAL, message.as_str()));
+    }
+}
+
+#[test]
+fn a_request_is_refused_that_is_misaligned_at_either_end() {
+    // SPEC D-5: but at the end of the disk.
+    let source = disk(|with| with.length = LENGTH - 100);
+    let filter = Filter::with_alignment(source.device(), 512).expect("a seat");
+    let memory = GuestMemory::new(0, LENGTH as usize);
+    for (start, end, fits) in [
+        (512, 1024, true),
+        (100, 1024, false),
+        (512, 1000, false),
+        (100, 1000, false),
+        (1024, LENGTH - 100, true),
+        (100, LENGTH - 100, false),
+    ] {
+        let range = ByteRange::between(start, end);
+        let iov = [memory.iov().slice(0, range.len() as usize)];
+        let io = GuestIo { kind: Kind::Write, range, flags: GuestFlags::default(), iov: &iov };
+        let taken = filter.submit(&io, Callback::from_closure(|_| {}));
+        assert_eq!(taken.map_err(|error| error.errno()).err(), (!fits).then_some(Errno::EINVAL), "{range:?}");
+    }
+}
+
+#[test]
+fn a_filter_that_is_dropped_leaves_its_seat_to_another() {
+    // SPEC D-3: a device has few seats; each use of it for its own would fill them.
+    let source = disk(|_| {});
+    for nth in 0..1000 {
+        assert!(Filter::new(source.device()).is_ok(), "the device is full after {nth}");
+    }
+}
+
+#[test]
+fn memory_that_a_copy_stands_in_for_is_changed_by_nothing_but_a_read_that_worked() {
+    // SPEC D-4, G-1
+    for (kind, fails, after) in
+        [(Kind::Read, false, 0x41), (Kind::Read, true, 7), (Kind::Write, false, 8), (Kind::Write, true, 8)]
+    {
+        let source = disk(|with| with.limits.memory_alignment = 4096);
+        let script = Script::over(source, disk(|_| {}));
+        script.source.fill(0, &[0x41; 512]);
+        if fails {
+            script.source.set_faults(faults(kind, Errno::EIO));
+        }
+        let memory = GuestMemory::new(7, 513);
+        let told =
+            script.submit_with(kind, bytes(0, 512), GuestFlags::default(), &[memory.iov().slice(1, 512)]);
+        if kind == Kind::Write {
+            memory.fill(8);
+        }
+        script.source.complete_one(script.now);
+        assert_eq!(told.get().map(|result| result.is_err()), Some(fails));
+        assert_eq!(memory.bytes()[1..], [after; 512], "{kind:?}, fails: {fails}");
+    }
+}
+
+#[test]
+fn as_many_buffers_as_the_device_takes_need_no_copy() {
+    // SPEC D-4: of a request that goes in steps, too.
+    let source = disk(|with| {
+        with.limits.max_iov = 2;
+        with.limits.max_transfer = CHUNK;
+    });
+    let mut script = Script::with(source, disk(|_| {}));
+    script.begin(options());
+    let memory = GuestMemory::new(5, CHUNK as usize);
+    for (parts, copies) in [(2, 0), (3, 1)] {
+        let iov: Vec<_> = (0..parts).map(|_| memory.iov()).collect();
+        script.submit_with(Kind::Write, bytes(0, parts * CHUNK), GuestFlags::default(), &iov);
+        script.deliver();
+        assert_eq!(script.info().bounce_copies, copies, "{parts} buffers");
+    }
+}
+
+/// Completes what it is given inside `submit`, and then answers something else.
+struct Contradicting(Completions, Answer);
+
+impl Backend for Contradicting {
+    fn submit(&self, token: Token, _: &Request<'_>) -> Answer {
+        self.0.complete(token, Ok(())).expect("it is open");
+        self.1
+    }
+
+    fn supports(&self, kind: Kind) -> bool {
+        matches!(kind, Kind::Read | Kind::Write)
+    }
+}
+
+#[test]
+fn of_a_completion_and_another_answer_the_completion_counts() {
+    // SPEC D-2, G-9: also of a request that goes in steps; the guest is told once.
+    for answer in [Answer::Pending, Answer::Again, Answer::Done(Ok(())), Answer::Done(Err(Errno::EIO))] {
+        for max_transfer in [CHUNK, 0] {
+            let mut limits = Limits::default();
+            limits.max_transfer = max_transfer;
+            let make = move |completions| Ok(Contradicting(completions, answer));
+            let source = Device::new(LENGTH, limits, make).expect("a device");
+            let filter = Filter::new(&source).expect("a seat");
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let tell = Arc::clone(&told);
+            let done = Callback::from_closure(move |result| tell.lock().expect("no panic").push(result));
+            let memory = GuestMemory::new(5, 3 * CHUNK as usize);
+            let range = chunks(0, 3);
+            let io = GuestIo { kind: Kind::Write, range, flags: GuestFlags::default(), iov: &[memory.iov()] };
+            filter.submit(&io, done).expect("accepted");
+            assert_eq!(*told.lock().expect("no panic"), [Ok(())], "{answer:?} {max_transfer}");
         }
     }
 }

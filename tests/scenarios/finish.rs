@@ -87,6 +87,85 @@ fn a_soft_cancel_ends_though_guests_write_all_the_time() {
     panic!("no end: {:?}", script.info());
 }
 
+/// Rounds in which a chunk is marked before each poll, so that none finds the disk clean. Whether this came to be so.
+fn marked_all_the_time(script: &mut Script, so: impl Fn(&Info) -> bool) -> bool {
+    for round in 0..1_000 {
+        script.filter.mark_dirty(chunks(round * 7 % CHUNKS, 1)).expect("on the disk");
+        script.settle();
+        if so(&script.info()) {
+            return true;
+        }
+        script.source.complete_one(script.now);
+        script.target.complete_one(script.now);
+    }
+    false
+}
+
+#[test]
+fn a_disk_that_is_never_clean_becomes_ready_and_is_switched_after_some_passes() {
+    // SPEC F-1, F-2: what is left fits in the buffers, and would never get less.
+    let mut script = Script::new();
+    script.begin(Options { pass_interval_ns: 0, ..options() });
+    assert!(marked_all_the_time(&mut script, |info| info.status == Status::Ready), "{:?}", script.info());
+    assert!(script.info().passes >= 4, "it was given the time to become clean");
+    assert!(marked_all_the_time(&mut script, |info| info.passes > 8));
+    let before = script.info().passes;
+    script.job().complete().expect("ready");
+    // From then on the gate is closed; what is marked behind it by hand would keep it so for ever.
+    let closing = |info: &Info| info.passes >= before + 4;
+    assert!(marked_all_the_time(&mut script, closing), "{:?}", script.info());
+    script.until_over();
+    assert!(script.is_switched());
+    assert!(
+        script.info().passes <= before + 6,
+        "{} passes before the gate was closed",
+        script.info().passes - before
+    );
+}
+
+#[test]
+fn where_writes_are_carried_only_a_clean_disk_is_ready() {
+    // SPEC F-1: there, ready says that the sides are equal.
+    let mut script = Script::new();
+    script.begin(blocking(Options { pass_interval_ns: 0, ..options() }));
+    assert!(!marked_all_the_time(&mut script, |info| info.ready), "{:?}", script.info());
+    script.until_ready();
+    assert!(script.info().actively_synced);
+}
+
+#[test]
+fn guests_wait_for_what_just_fits_in_the_buffers() {
+    // SPEC F-2
+    let mut script = Script::ready_with(Options { buf_size: 2 * CHUNK, ..only_new() });
+    script.write(0, 9, 2 * CHUNK as usize);
+    script.job().complete().expect("ready");
+    script.settle();
+    let late = script.write(20 * CHUNK, 8, 512);
+    script.source.complete_one(script.now);
+    script.settle();
+    assert!(script.source.out().iter().all(|(kind, _)| *kind == Kind::Read), "the gate stays closed");
+    script.until_over();
+    while script.target.complete_one(script.now) {}
+    assert_eq!(late.get(), Some(Ok(())));
+    assert!(script.is_switched());
+}
+
+#[test]
+fn what_is_marked_during_the_last_flush_is_copied_after_it() {
+    // SPEC F-2: one flush at a time says what is on the disk.
+    let mut script = Script::ready_with(options());
+    script.job().complete().expect("ready");
+    script.settle();
+    assert_eq!(script.target.out(), [(Kind::Flush, bytes(0, 0))]);
+    script.filter.mark_dirty(chunks(3, 1)).expect("on the disk");
+    script.now += SLICE;
+    script.settle();
+    assert_eq!(script.source.out(), []);
+    script.until_over();
+    assert!(script.is_switched());
+    assert_eq!(script.info().writes.ops, 1);
+}
+
 #[test]
 fn guests_do_not_wait_for_more_than_the_buffers_hold() {
     // SPEC F-2: what became dirty while the gate was closing is too much to be copied behind it.

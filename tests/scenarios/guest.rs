@@ -48,6 +48,27 @@ fn reads_pass_through_to_the_device_of_the_moment() {
 }
 
 #[test]
+fn a_host_that_waits_for_its_requests_asks_the_device_for_the_same() {
+    // SPEC G-1
+    let script = Script::over(disk(|with| with.inline_one_in = 1), disk(|_| {}));
+    script.filter.write_at(512, &[3; 512]).expect("writes");
+    script.filter.zero_at(0, 512, GuestFlags::default()).expect("zeroes");
+    script.filter.discard_at(1024, 2048).expect("discards");
+    script.filter.flush().expect("flushes");
+    let mut held = [0; 1024];
+    script.filter.read_at(0, &mut held).expect("reads");
+    assert_eq!((held[..512].to_vec(), held[512..].to_vec()), (vec![0; 512], vec![3; 512]));
+    let wanted = [
+        (Kind::Write, bytes(512, 512)),
+        (Kind::Zero, bytes(0, 512)),
+        (Kind::Discard, bytes(1024, 2048)),
+        (Kind::Flush, bytes(0, 0)),
+        (Kind::Read, bytes(0, 1024)),
+    ];
+    assert_eq!(deeds(&script.source.seen()), wanted);
+}
+
+#[test]
 fn without_a_job_everything_passes_through() {
     // SPEC G-1
     let script = Script::new();

@@ -263,3 +263,29 @@ fn a_job_can_be_freed_in_any_state() {
         assert_eq!(script.target.device().refused_completions(), before, "{status:?}");
     }
 }
+
+#[test]
+fn what_is_asked_about_when_a_pause_begins_is_given_back() {
+    // SPEC P-1, L-3: the answer is of no use any more, and nothing is kept from the guests.
+    let mut script = Script::with(sparse_disk(), disk(|_| {}));
+    script.begin(options());
+    script.settle();
+    assert!(script.source.out().iter().all(|(kind, _)| *kind == Kind::Extents));
+    script.job().pause().expect("running");
+    script.deliver();
+    let info = script.info();
+    assert_eq!((info.status, info.busy, info.dirty), (Status::Paused, false, LENGTH));
+}
+
+#[test]
+fn what_is_planned_when_a_pause_begins_is_given_back() {
+    // SPEC P-1, L-3
+    let mut script = Script::new();
+    script.begin(options());
+    script.settle();
+    assert_eq!(script.source.out().len(), 4);
+    script.job().pause().expect("running");
+    script.deliver();
+    let info = script.info();
+    assert_eq!((info.status, info.busy, info.dirty), (Status::Paused, false, LENGTH - 4 * CHUNK));
+}

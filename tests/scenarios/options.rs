@@ -77,6 +77,27 @@ fn zeroes_that_were_read_are_sent_as_zeroes_where_that_makes_sense() {
 }
 
 #[test]
+fn zeroes_that_were_read_keep_to_whole_clusters_and_to_the_end_of_the_disk() {
+    // SPEC O-5, C-3: clusters of two chunks, of which the last has only one.
+    let short = |with: &mut DiskOptions| with.length = LENGTH - CHUNK;
+    let target = disk(|with| {
+        short(with);
+        with.limits.cluster_size = 2 * CHUNK;
+    });
+    let mut script = Script::over(disk(short), target);
+    script.begin(Options { max_io: 2 * CHUNK, detect_zeroes: true, ..only_new() });
+    script.until_ready();
+    for (first, count, kind) in
+        [(4, 1, Kind::Write), (5, 1, Kind::Write), (4, 2, Kind::Zero), (62, 1, Kind::Zero)]
+    {
+        script.forget();
+        script.filter.mark_dirty(chunks(first, count)).expect("on the disk");
+        script.pass(SLICE);
+        assert_eq!(deeds(&script.target.seen()), [(kind, chunks(first, count))]);
+    }
+}
+
+#[test]
 fn what_is_to_go_by_itself_does() {
     // SPEC O-5: which verbs a host has to call before the job is over.
     for auto_complete in [true, false] {

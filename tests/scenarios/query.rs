@@ -194,6 +194,38 @@ fn rates_and_the_time_to_ready_are_those_of_the_last_seconds() {
 }
 
 #[test]
+fn the_last_chunk_counts_for_what_it_holds() {
+    // SPEC P-2
+    let short = |with: &mut DiskOptions| with.length = LENGTH - 1000;
+    let mut script = Script::with(disk(short), disk(short));
+    script.begin(options());
+    let info = script.info();
+    assert_eq!((info.done, info.dirty, info.total), (0, LENGTH - 1000, LENGTH - 1000));
+    script.until_equal();
+    script.filter.mark_dirty(chunks(2, 1)).expect("on the disk");
+    assert_eq!(script.info().dirty, CHUNK);
+    script.filter.mark_dirty(bytes(LENGTH - 1001, 1)).expect("on the disk");
+    assert_eq!(script.info().dirty, 2 * CHUNK - 1000);
+}
+
+#[test]
+fn what_a_job_begins_with_is_not_the_guests_doing() {
+    // SPEC P-3
+    let mut script = Script::new();
+    script.now = 1_000_000_000;
+    script.begin(Options { speed: 10 * CHUNK, ..options() });
+    script.pass(1_500_000_000);
+    // What was planned is given back, and nobody has written it.
+    script.job().pause().expect("running");
+    script.deliver();
+    script.job().resume().expect("paused");
+    script.pass(1_000_000_000);
+    let info = script.info();
+    assert_eq!(info.dirty_rate, 0, "{info:?}");
+    assert!((9..=12).contains(&(info.copy_rate / CHUNK)), "ten a second from the beginning: {info:?}");
+}
+
+#[test]
 fn carried_writes_hide_no_chunks_that_guests_make_dirty() {
     // SPEC P-3: a carried write takes its chunks out of the dirty set; that they were dirtied remains true.
     let large = |with: &mut DiskOptions| with.length = 400 * CHUNK;
@@ -229,6 +261,22 @@ fn what_guests_write_to_clean_chunks_brings_the_end_no_nearer() {
     );
     let seconds = info.eta_ns.expect("it gets there") / 1_000_000_000;
     assert!(seconds.abs_diff((info.total - info.done) / CHUNK / 10) <= 4, "{seconds}: {info:?}");
+}
+
+#[test]
+fn what_guests_write_to_dirty_chunks_brings_the_end_nearer() {
+    // SPEC P-3: nobody has to copy it any more.
+    let large = |with: &mut DiskOptions| with.length = 400 * CHUNK;
+    let mut script = Script::with(disk(large), disk(large));
+    script.begin(blocking(Options { speed: 10 * CHUNK, ..options() }));
+    script.pass(1_000_000_000);
+    for chunk in (340..400).rev() {
+        script.write(chunk * CHUNK, 1, CHUNK as usize);
+        script.pass(100_000_000);
+    }
+    let info = script.info();
+    let seconds = info.eta_ns.expect("it gets there") / 1_000_000_000;
+    assert!(seconds.abs_diff((info.total - info.done) / CHUNK / 20) <= 2, "{seconds}: {info:?}");
 }
 
 #[test]

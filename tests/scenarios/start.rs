@@ -521,3 +521,74 @@ fn a_large_target_is_zeroed_in_ops_of_at_most_two_gibibytes() {
     }
     assert_eq!((zeroed, job.query().zeroes.ops, job.query().writes.ops), (length, 101, 0));
 }
+
+/// Holes, told in stretches of this length.
+fn holes<const STRETCH: u64>(range: ByteRange) -> Vec<Extent> {
+    vec![Extent { length: range.len().min(STRETCH), flags: ExtentFlags::HOLE }]
+}
+
+/// A source of this length that tells this of itself, and a target that reads zero.
+fn told(length: u64, extents: fn(ByteRange) -> Vec<Extent>) -> Script {
+    let source = disk(|with| {
+        with.length = length;
+        with.supports.push(Kind::Extents);
+    });
+    source.set_extents(extents);
+    let target = disk(|with| {
+        with.length = length;
+        with.limits.reads_zero = true;
+    });
+    Script::over(source, target)
+}
+
+#[test]
+fn a_survey_goes_on_where_the_answer_ended_and_marks_no_hole() {
+    // SPEC I-4, D-6: also where neither the answers nor the disk end with a whole chunk.
+    type Case = (u64, u64, fn(ByteRange) -> Vec<Extent>);
+    let cases: [Case; 3] = [
+        (LENGTH, 8 * CHUNK, holes::<{ 8 * CHUNK }>),
+        (LENGTH - 1000, LENGTH, holes::<LENGTH>),
+        (LENGTH - 1000, 5 * CHUNK + 512, holes::<{ 5 * CHUNK + 512 }>),
+    ];
+    for (length, stretch, extents) in cases {
+        let mut script = told(length, extents);
+        script.begin(options());
+        script.settle();
+        assert_eq!(
+            (script.source.out(), script.info().prepared),
+            (vec![(Kind::Extents, bytes(0, length))], 0)
+        );
+        script.source.complete_one(script.now);
+        script.settle();
+        if stretch < length {
+            assert_eq!(script.info().prepared, stretch / CHUNK * CHUNK, "what is known so far");
+        }
+        script.until_ready();
+        assert_eq!((script.info().reads.ops, script.info().errors), (0, 0), "{length} in {stretch}");
+    }
+}
+
+#[test]
+fn a_chunk_of_which_only_a_part_is_told_is_copied() {
+    // SPEC I-4, D-6: what the rest of it holds was not said.
+    let mut script = told(LENGTH, holes::<512>);
+    script.source.fill(0, &content(0x40, LENGTH));
+    script.begin(options());
+    script.until_ready();
+    assert!(script.equal());
+    assert_eq!(script.info().reads.ops, CHUNKS);
+}
+
+#[test]
+fn a_base_as_long_as_its_overlay_may_end_where_requests_can_not() {
+    // SPEC I-2, D-4: the end of a disk counts as aligned.
+    let target = disk(|with| {
+        with.length = LENGTH - 1000;
+        with.limits.request_alignment = 512;
+    });
+    let mut script = Script::with(disk(|with| with.length = LENGTH - 1000), target);
+    script.filter = Filter::with_alignment(script.source.device(), 512).expect("a seat");
+    script.begin(Options { kind: JobKind::CommitActive, sync: SyncMode::Top, ..options() });
+    script.until_ready();
+    assert!(script.equal());
+}
