@@ -6,7 +6,7 @@
 enum { LENGTH = 4 * 1024 * 1024 };
 
 static mirror_job *job;
-static int told_failures;
+static int told_failures, told_starts;
 
 static void sink(void *opaque, uint32_t level, const char *text) {
     (void)opaque;
@@ -14,6 +14,10 @@ static void sink(void *opaque, uint32_t level, const char *text) {
         eq(level, MIRROR_LOG_WARN);
         check(info(job).errors > 0);
         __atomic_fetch_add(&told_failures, 1, __ATOMIC_RELEASE);
+    }
+    if (strstr(text, "' is running")) {
+        eq(level, MIRROR_LOG_INFO);
+        __atomic_fetch_add(&told_starts, 1, __ATOMIC_RELEASE);
     }
 }
 
@@ -33,9 +37,10 @@ int main(void) {
     mirror_job_options o = options();
     o.flags |= MIRROR_JOB_INLINE;
     ok(mirror_job_new(filter, target, &o, &job));
-    ok(mirror_set_log(sink, NULL, MIRROR_LOG_WARN, NULL));
+    ok(mirror_set_log(sink, NULL, MIRROR_LOG_INFO, NULL));
     ok(mirror_job_start(job));
     ok(mirror_job_poll(job, mirror_clock_ns(), NULL));
+    eq(__atomic_load_n(&told_starts, __ATOMIC_ACQUIRE), 1);
     /* From here on only those threads drive. */
     struct timespec moment = {0, 1000000};
     for (int i = 0; i < 20000 && __atomic_load_n(&told_failures, __ATOMIC_ACQUIRE) == 0; i++)

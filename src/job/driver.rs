@@ -18,7 +18,9 @@ use crate::device::{
     AlignedBuffer, Answer, Device, Extent, IoVec, Kind, Lane, Limits, Request, Token, is_aligned,
     most_zeroes, slice_into, zeroes,
 };
-use crate::engine::{Data, Engine, GuestId, GuestKind, GuestRequest, OpId, Order, Segment, Side, Submit};
+use crate::engine::{
+    Data, Engine, GuestId, GuestKind, GuestRequest, OpId, Order, Segment, Side, Status, Submit,
+};
 use crate::error::{Errno, IoResult, Result};
 use crate::range::ByteRange;
 use std::collections::VecDeque;
@@ -85,6 +87,8 @@ pub(super) struct Driver {
     /// Which guest request is in which state, by its number; for giving them all back if the engine fails.
     guests: Vec<GuestState>,
     detect_zeroes: bool,
+    /// The status that was last logged.
+    logged: Status,
     closing: bool,
     /// The filter was told to carry writes.
     carrying: bool,
@@ -127,6 +131,7 @@ impl Driver {
             again: [VecDeque::new(), VecDeque::new()],
             guests: Vec::new(),
             detect_zeroes: engine.settings().options.detect_zeroes && target.supports(Kind::Zero),
+            logged: Status::Created,
             closing: false,
             carrying: false,
             ending: false,
@@ -253,7 +258,13 @@ impl Driver {
         std::mem::swap(&mut self.guests_done, &mut outbox.guests_done);
         std::mem::swap(&mut self.orders, &mut outbox.orders);
         let messages = std::mem::take(&mut outbox.messages);
+        let status = engine.status();
+        let changed = (status != self.logged).then(|| engine.id().to_owned());
         drop(engine);
+        if let Some(id) = changed {
+            log::info!("blkmirror: job '{id}' is {}", status.name());
+            self.logged = status;
+        }
         for message in messages {
             log::warn!("blkmirror: {message}");
         }
