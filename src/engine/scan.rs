@@ -253,10 +253,13 @@ impl Engine {
     }
 
     fn longest_run(&self) -> u64 {
-        let bytes = match self.settings.options.guest_first_io {
-            _ if !self.guests.are_active(self.now) => self.settings.buf_size,
-            0 => LONGEST_RUN_BESIDE_GUESTS,
-            bytes => bytes,
+        let first = self.settings.options.guest_first_io;
+        let bytes = if !self.guests.are_active(self.now) {
+            self.settings.buf_size
+        } else if first > 0 {
+            first
+        } else {
+            LONGEST_RUN_BESIDE_GUESTS
         };
         (bytes / self.geometry.granularity()).max(1)
     }
