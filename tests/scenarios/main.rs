@@ -16,4 +16,5 @@ mod offload;
 mod options;
 mod query;
 mod start;
+mod window;
 mod zeroes;

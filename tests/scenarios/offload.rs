@@ -114,7 +114,7 @@ fn a_pause_and_a_cancel_find_nothing_of_a_copy_that_failed() {
     script.deliver();
     assert_eq!(script.status(), blkmirror::engine::Status::Paused);
     assert_eq!(script.info().in_flight_ops, 0);
-    assert_eq!(script.info().total, LENGTH, "all of it is still to be done");
+    assert_eq!(script.info().dirty, LENGTH, "all of it is still to be done, and nothing planned");
     script.job().resume().expect("paused");
     script.settle();
     script.job().cancel(true).expect("running");

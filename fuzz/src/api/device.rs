@@ -60,6 +60,7 @@ fn ops(optional: u8) -> mirror_device_ops {
         cancel: if has(5) { Some(cancel) } else { None },
         poll: if has(6) { Some(poll) } else { None },
         close: Some(close),
+        copy: None,
     }
 }
 
