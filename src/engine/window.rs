@@ -418,6 +418,94 @@ mod tests {
         assert!(!window.probing, "and it does not wait for ever");
     }
 
+    /// A round of two milliseconds in which so many bytes come through.
+    fn round(window: &mut Window, now: &mut u64, bytes: u64, held_back: bool) {
+        window.set_time(Nanos(*now), true);
+        let stamp = window.sent(bytes, false, 0);
+        if held_back {
+            assert!(window.room(1 << 60, None).is_err());
+        }
+        *now += 2 * MS;
+        window.set_time(Nanos(*now), true);
+        window.done(stamp, bytes);
+    }
+
+    #[test]
+    fn the_rate_is_the_best_of_ten_rounds() {
+        // SPEC C-7: a round in which the host was elsewhere says nothing, and what was once is not for ever.
+        let (mut window, mut now) = (Window::new(), MS);
+        for _ in 0..3 {
+            round(&mut window, &mut now, 2_000_000, true);
+            now += 1;
+        }
+        let fast = window.rate();
+        assert!(fast.abs_diff(1_000_000_000) < 1_000_000, "{fast}");
+        for _ in 0..30 {
+            round(&mut window, &mut now, 200_000, false);
+        }
+        assert_eq!(window.rate(), fast, "there was no more to send");
+        for _ in 0..7 {
+            round(&mut window, &mut now, 200_000, true);
+            assert_eq!(window.rate(), fast);
+        }
+        for _ in 0..3 {
+            round(&mut window, &mut now, 200_000, true);
+        }
+        assert_eq!(window.rate(), 100_000_000);
+    }
+
+    #[test]
+    fn guests_writes_are_a_part_of_what_comes_through() {
+        // SPEC C-11
+        let (mut window, mut now) = (Window::new(), MS);
+        round(&mut window, &mut now, 1_000_000, true);
+        round(&mut window, &mut now, 1_000_000, true);
+        assert_eq!(window.rate(), 500_000_000);
+        window.delivered(1_000_000);
+        round(&mut window, &mut now, 1_000_000, true);
+        assert_eq!(window.rate(), 1_000_000_000);
+    }
+
+    #[test]
+    fn a_copy_that_failed_is_no_measure() {
+        let mut window = Window::new();
+        window.set_time(Nanos(MS), true);
+        let stamp = window.sent(LEAST_COPY, true, 0);
+        window.set_time(Nanos(MS + 10), true);
+        window.done(stamp, 0);
+        assert_eq!(window.base_ns, None);
+        assert!(!window.probing);
+    }
+
+    #[test]
+    fn a_base_is_looked_at_again_when_nothing_has_reached_it_for_long() {
+        let (mut window, mut now) = (Window::new(), MS);
+        window.set_time(Nanos(now), true);
+        let probe = window.sent(LEAST_COPY, true, 0);
+        window.set_time(Nanos(now + MS), true);
+        window.done(probe, LEAST_COPY);
+        let mut copy = |window: &mut Window, took: u64| {
+            window.set_time(Nanos(now), true);
+            let stamp = window.sent(LEAST_COPY, false, 0);
+            assert!(window.room(1 << 60, None).is_err());
+            now += took;
+            window.set_time(Nanos(now), true);
+            window.done(stamp, LEAST_COPY);
+        };
+        for _ in 0..20_000 {
+            copy(&mut window, MS);
+            assert!(!window.probing, "it is as it was");
+        }
+        for _ in 0..4_999 {
+            copy(&mut window, 2 * MS);
+            assert!(!window.probing);
+        }
+        copy(&mut window, 2 * MS);
+        assert!(window.probing);
+        assert_eq!(window.longest_copy(false), LEAST_COPY);
+        assert!(window.room(1, None).is_err() && window.room(0, None).is_ok());
+    }
+
     #[test]
     fn nothing_overflows() {
         let mut window = Window::new();
