@@ -136,6 +136,7 @@ fn device(limits: &mirror_device_limits, which: usize) -> Option<*mut mirror_dev
         cancel: None,
         poll: None,
         close: Some(closed),
+        copy: None,
     };
     let mut device = null_mut();
     let result = unsafe { mirror_device_new(&raw const ops, limits, which as *mut c_void, &raw mut device) };
@@ -242,7 +243,7 @@ fn check_job(
     }
     assert!(options.kind <= 1 && options.sync <= 2 && options.copy_mode <= 1 && options.backing_mode <= 2);
     assert!(options.on_source_error <= 4 && options.on_target_error <= 4 && options.reserved == 0);
-    assert!(options.flags < 128 && options.max_in_flight <= 1024 && options.buf_size <= 4 << 30);
+    assert!(options.flags < 256 && options.max_in_flight <= 1024 && options.buf_size <= 4 << 30);
     assert!(options.max_io == 0 || options.max_io >= 512);
     assert!(options.guest_first_io == 0 || options.guest_first_io >= 512);
     assert!(options.guest_first_in_flight <= 1024);
