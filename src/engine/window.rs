@@ -506,6 +506,39 @@ mod tests {
         assert!(window.room(1, None).is_err() && window.room(0, None).is_ok());
     }
 
+    /// A copy that is sent with no other under way and takes so long.
+    fn lone(window: &mut Window, now: &mut u64, bytes: u64, took: u64) {
+        window.set_time(Nanos(*now), true);
+        let stamp = window.sent(bytes, true, 0);
+        *now += took;
+        window.set_time(Nanos(*now), true);
+        window.done(stamp, bytes);
+    }
+
+    #[test]
+    fn what_is_under_way_follows_from_rate_base_and_delay() {
+        // SPEC C-7, C-11
+        let (mut window, mut now) = (Window::new(), 3_600_000 * MS);
+        assert_eq!((window.bytes(false), window.bytes(true)), (512 << 10, 512 << 10), "nothing is known");
+        assert_eq!(window.longest_copy(false), 32 << 10);
+        lone(&mut window, &mut now, 1_000_000, 100 * MS);
+        assert_eq!(window.rate(), 10_000_000, "the time before it doesn't count");
+        assert_eq!(
+            (window.bytes(false), window.bytes(true)),
+            (2_000_000, 1_250_000),
+            "a hundred ms more, or 25"
+        );
+        assert_eq!((window.longest_copy(false), window.longest_copy(true)), (256 << 10, 256 << 10));
+        now += 10_000 * MS;
+        lone(&mut window, &mut now, 2_000_000, 100 * MS);
+        assert_eq!(window.rate(), 20_000_000, "nor that in which there was nothing to send");
+        lone(&mut window, &mut now, 4_000_000, 200 * MS);
+        assert_eq!(window.base_ns, Some(100 * MS), "one that is slower is no base because it is alone");
+        let (mut window, mut now) = (Window::new(), MS);
+        lone(&mut window, &mut now, 1000, MS);
+        assert_eq!((window.bytes(false), window.bytes(true)), (64 << 10, 64 << 10), "the least");
+    }
+
     #[test]
     fn nothing_overflows() {
         let mut window = Window::new();

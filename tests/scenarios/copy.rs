@@ -514,6 +514,26 @@ fn a_poll_does_bounded_work_and_says_when_to_come_back() {
     assert!(job.query().writes.ops > before, "at that time");
 }
 
+#[test]
+fn a_poll_moves_no_more_than_some_tens_of_megabytes() {
+    // SPEC C-10: devices that copy inline would keep the host from everything else.
+    const LENGTH: u64 = 1 << 30;
+    let device = || Null::device(LENGTH, Limits::default(), NullOptions::default()).expect("a null device");
+    let filter = Filter::new(&device()).expect("a seat");
+    let options = Options { max_in_flight: 16, detect_zeroes: false, ..Options::default() };
+    let job = Job::new(&filter, &device(), JobOptions { options, ..JobOptions::default() }).expect("legal");
+    job.start().expect("created");
+    let (mut before, mut polls) = (0, 0);
+    while !job.query().ready {
+        let state = job.poll(Nanos(1)).expect("nobody else polls").state;
+        assert!(state == PollState::Busy || job.query().ready);
+        let now = job.query().writes.bytes;
+        assert!(now - before <= 32 << 20, "{} bytes in a poll", now - before);
+        (before, polls) = (now, polls + 1);
+    }
+    assert!(polls >= 32, "{polls} polls");
+}
+
 /// A job that copies 16 MiB with a guest whose writes are carried.
 fn guest_first(with: impl FnOnce(&mut Options)) -> Script {
     let large = |with: &mut DiskOptions| with.length = 16 << 20;
