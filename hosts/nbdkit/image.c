@@ -6,10 +6,34 @@
 #include <string.h>
 #include <unistd.h>
 
-/* A lock of an open file description: it is the server's, whichever thread or, after nbdkit's fork, process has it. */
-static int take_lock(int fd, bool read_only) {
-    struct flock lock = {.l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+/* The locks that QEMU's programs take: a shared lock on one byte for each thing that is done to the file, and on one
+ * hundred bytes further for each thing that nobody else may do; whoever comes takes his own and then looks whether they get
+ * along with those of others. They belong to the open file, whichever thread or, after nbdkit's fork, process has it. */
+enum { DOES = 100, FORBIDS = 200, READING = 0, WRITING = 1, RESIZING = 3 };
+
+static int lock_byte(int fd, int byte) {
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
     return fcntl(fd, F_OFD_SETLK, &lock) == 0 ? 0 : errno;
+}
+
+static int see_byte(int fd, int byte) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    if (fcntl(fd, F_OFD_GETLK, &lock) < 0)
+        return errno;
+    return lock.l_type == F_UNLCK ? 0 : EAGAIN;
+}
+
+/* 0, EAGAIN if somebody is in the way, or another errno. */
+static int take_locks(int fd, bool read_only) {
+    const int takes[] = {DOES + READING, FORBIDS + WRITING, FORBIDS + RESIZING, DOES + WRITING};
+    const int sees[] = {FORBIDS + READING, DOES + WRITING, DOES + RESIZING, FORBIDS + WRITING};
+    const size_t count = read_only ? 3 : 4;
+    int number = 0;
+    for (size_t i = 0; i < count && number == 0; i++)
+        number = lock_byte(fd, takes[i]);
+    for (size_t i = 0; i < count && number == 0; i++)
+        number = see_byte(fd, sees[i]);
+    return number;
 }
 
 static int open_and_lock(const char *what, const char *path, const struct image_options *options, bool *made,
@@ -25,7 +49,7 @@ static int open_and_lock(const char *what, const char *path, const struct image_
         const char *hint = errno == EROFS || errno == EACCES ? " (it is to be read and written)" : "";
         return problem_set(problem, errno, "%s %s: %s%s", what, path, strerror(errno), options->read_only ? "" : hint);
     }
-    int number = take_lock(fd, options->read_only);
+    int number = take_locks(fd, options->read_only);
     if (number == 0)
         return fd;
     close(fd);

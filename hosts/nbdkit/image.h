@@ -22,7 +22,7 @@ struct image {
     int lock;
 };
 
-/* Opens it. The lock is one on the whole file, of the kind that QEMU uses too: neither opens what the other has. */
+/* Opens it. Two servers, or a server and QEMU, don't both write to one file; `qemu-img -U` may read it all the same. */
 int image_open(const char *what, const char *path, const struct image_options *options, struct image **out,
                struct problem *problem);
 
