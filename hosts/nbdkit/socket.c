@@ -12,7 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-enum { BACKLOG = 16 };
+enum { BACKLOG = 128 };
 
 /* Two servers that start at once must not both find a stale socket, and the second remove what the first has made: so
  * whoever looks and replaces holds a lock on the folder. */
