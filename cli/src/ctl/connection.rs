@@ -48,12 +48,9 @@ impl Connection {
 
     /// Sends a line and waits for its answer. One that refuses is the failure that it names.
     pub(super) fn ask(&mut self, line: &str) -> Result<Answer, Failure> {
-        // A server that doesn't want to hear more may have said why.
-        let sent = self.stream.write_all(format!("{line}\n").as_bytes());
-        let text = match self.line(Some(Instant::now() + PATIENCE)) {
-            Ok(text) => text,
-            Err(failure) => return Err(sent.err().map_or(failure, Failure::with(&self.name))),
-        };
+        // It fails if the server has hung up, which may have said why; otherwise what is read says that it is gone.
+        let _ = self.stream.write_all(format!("{line}\n").as_bytes());
+        let text = self.line(Some(Instant::now() + PATIENCE))?;
         let value: Value = serde_json::from_str(&text)
             .map_err(|error| Failure::Failed(format!("{}: no answer of a server: {error}", self.name)))?;
         if value["ok"] == true {

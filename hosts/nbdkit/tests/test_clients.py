@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
+import termios
 import unittest
 from typing import Any, Dict
 
@@ -241,6 +246,25 @@ class Ctl(Case):
         said = self.ctl(server, "query")
         self.assertEqual(said.returncode, 1)
         self.assertIn("No such file", said.stderr)
+
+
+    def test_a_bar_on_a_terminal(self) -> None:
+        server = self.server("source=%s" % self.image("source", LENGTH, b"before"))
+        target = self.image("target", LENGTH)
+        server.control().ok("start target=%s speed=4M" % target)
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        watch = self.process([CLI, "ctl", str(server.control_path), "watch"], stdout=subprocess.PIPE, stderr=theirs,
+                             text=True, env=dict(os.environ, TERM="xterm"))
+        os.close(theirs)
+        shown = b""
+        while b"job-1 running" not in shown or b"of 32.00 MiB" not in shown:
+            shown += os.read(ours, 4096)
+        server.control().ok("set-speed 0")
+        server.complete()
+        self.assertEqual(watch.communicate(timeout=PATIENCE)[0], "job-1 completed: the disk is %s now\n" % target)
+        os.close(ours)
+        server.stop()
 
 
 if __name__ == "__main__":
