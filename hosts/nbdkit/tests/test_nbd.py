@@ -223,6 +223,8 @@ class Background(Case):
         control, pid, nbd = (self.folder / name for name in ("control", "pid", "nbd"))
         subprocess.run(["nbdkit", "-P", str(pid), "-U", str(nbd), PLUGIN, source.name, "target=%s" % target.name,
                         "control=control", "auto-complete=on"], check=True, timeout=PATIENCE, cwd=self.folder)
+        # It is the server that writes it, and nbdkit's first process doesn't wait for that.
+        wait_until("the server says who it is", lambda: pid.exists() and pid.read_text().endswith("\n"))
         number = int(pid.read_text())
         try:
             client = Control(control)
