@@ -340,6 +340,9 @@ void control_stop(void) {
     while (control.count > 0)
         drop_client(control.count - 1);
     socket_file_remove(&control.file);
+}
+
+void control_close(void) {
     if (control.wake >= 0)
         close(control.wake);
     control.wake = -1;

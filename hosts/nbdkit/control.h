@@ -15,6 +15,9 @@ int control_start(struct problem *problem);
 /* Ends the thread and its clients, and removes the socket if it is still this one. */
 void control_stop(void);
 
+/* Lets go of what `control_tell` uses: once no job is left that could call it. */
+void control_close(void);
+
 /* Tells those who listen of an event. It doesn't wait for them. */
 void control_tell(const char *job, const mirror_event *event);
 

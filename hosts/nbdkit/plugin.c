@@ -159,8 +159,10 @@ static int plugin_after_fork(void) {
 
 /* All connections are closed. */
 static void plugin_cleanup(void) {
+    /* Nobody starts another job before the last is over. */
     control_stop();
     job_stop();
+    control_close();
     disk_close();
 }
 
