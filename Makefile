@@ -3,8 +3,8 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all demo test test-rust test-python test-root types sim teeth mutants bench header lint docs wasm fuzz sanitize-thread sanitize-address \
-	valgrind lib install uninstall test-install abi abi-dump clean
+.PHONY: all demo test test-rust test-python test-root test-nbdkit run-test-nbdkit types sim teeth mutants bench header lint docs wasm fuzz \
+	sanitize-thread sanitize-address valgrind lib install uninstall test-install abi abi-dump clean
 
 # The simulator wants simulated disks in the library; what is shipped is built without.
 all:
@@ -23,6 +23,20 @@ test-python:
 	$(CARGO) build --locked
 	BLKMIRROR_LIBRARY=$(abspath $(TARGET))/debug/$(if $(filter Darwin,$(shell uname)),libblkmirror.dylib,libblkmirror.so) \
 		$(PYTHON) -m unittest discover -s bindings/python/tests
+
+# The nbdkit plugin against real clients. It needs what scripts/host-packages lists, and says loudly what it could not run;
+# with BLKMIRROR_REQUIRE_TOOLS=1 that is a failure.
+test-nbdkit:
+	@command -v nbdkit >/dev/null || { echo "NOT TESTED: hosts/nbdkit: nbdkit is missing (scripts/host-packages lists what to install)"; \
+		test -z "$(BLKMIRROR_REQUIRE_TOOLS)"; }
+	@! command -v nbdkit >/dev/null || $(MAKE) --no-print-directory run-test-nbdkit
+
+# The plugin's tests themselves. nbdsh is of the system's Python, and so are they.
+run-test-nbdkit:
+	$(CARGO) build --locked -p blkmirror -p blkmirror-cli
+	$(MAKE) -s -C hosts/nbdkit BLKMIRROR_DIR=$(abspath $(TARGET))/debug OUT=$(abspath $(TARGET))/nbdkit
+	BLKMIRROR_PLUGIN=$(abspath $(TARGET))/nbdkit/nbdkit-blkmirror-plugin.so BLKMIRROR_CLI=$(abspath $(TARGET))/debug/blkmirror \
+		$(PYTHON) -m unittest discover -s hosts/nbdkit/tests
 
 # The Python package and a host of it, as a type checker sees them. It needs mypy.
 types:

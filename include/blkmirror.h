@@ -534,6 +534,16 @@ typedef struct {
     uint64_t length;
 } mirror_check_finding;
 
+// A stretch of the disk and what it holds.
+typedef struct {
+    // How many bytes.
+    uint64_t length;
+    // `MIRROR_EXTENT_`.
+    uint32_t flags;
+    // 0.
+    uint32_t reserved;
+} mirror_extent;
+
 // What the `prepare` hook is told: which backing the target should have once the guest sits on it.
 typedef struct {
     // How much of this structure the library has filled in.
@@ -928,6 +938,22 @@ int mirror_filter_discard(mirror_filter *filter,
 
 // A guest's wish that what it was told is done be durable. Results as of `mirror_filter_read`.
 int mirror_filter_flush(mirror_filter *filter, void (*done)(void *opaque, int result), void *opaque);
+
+// A guest's question what `length` bytes hold, for hosts that pass it on (NBD's block status, SCSI's logical block
+// status). The answer is of the device that the filter is on; a write that runs meanwhile may be in it or not.
+//
+// `extents` has room for `capacity` of them, at least one; more than 1024 are never told. When `done` is called with 0,
+// `*count` and as many of `extents` have been filled in: from `offset` on, none empty and no two neighbours alike. They
+// reach the end of the range unless there is no room for more: then ask again from where they end. A device that doesn't
+// tell has one extent of data. Both belong to the request until `done`. Results as of `mirror_filter_read`.
+int mirror_filter_extents(mirror_filter *filter,
+                          uint64_t offset,
+                          uint64_t length,
+                          mirror_extent *extents,
+                          size_t capacity,
+                          size_t *count,
+                          void (*done)(void *opaque, int result),
+                          void *opaque);
 
 // Announces a request that the host will carry out by itself, on the filter's current device: `kind` is
 // `MIRROR_OP_READ`, `_WRITE`, `_ZERO`, `_DISCARD` or `_FLUSH` (whose range is 0, 0). For hosts that have an I/O path of

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check_device;
+mod ctl;
 mod demo;
 mod drive;
 mod failure;
@@ -31,6 +32,7 @@ enum Command {
     Demo(demo::Arguments),
     Bench(bench::Arguments),
     CheckDevice(check_device::Arguments),
+    Ctl(ctl::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -56,5 +58,6 @@ fn run() -> Result<(), Failure> {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::CheckDevice(arguments) => check_device::run(arguments),
+        Command::Ctl(arguments) => ctl::run(arguments),
     }
 }

@@ -640,3 +640,14 @@ pub(super) fn flags_to_c(flags: Flags) -> u32 {
     let fua = if flags.fua { MIRROR_FUA } else { 0 };
     if flags.may_unmap { fua | MIRROR_MAY_UNMAP } else { fua }
 }
+
+pub(super) fn flags_of_extent(flags: ExtentFlags) -> u32 {
+    [
+        (flags.data, MIRROR_EXTENT_DATA),
+        (flags.zero, MIRROR_EXTENT_ZERO),
+        (flags.allocated, MIRROR_EXTENT_ALLOCATED),
+    ]
+    .iter()
+    .filter(|(set, _)| *set)
+    .fold(0, |all, (_, flag)| all | flag)
+}

@@ -2,14 +2,15 @@
 
 use super::constants::*;
 use super::convert::{Opaque, check_flags, check_pointer, from_c};
-use super::device::{self, mirror_device};
+use super::device::{self, flags_of_extent, mirror_device};
 use super::handle::{self, Handled, Retired};
 use super::{guard, mirror_iovec};
 use crate::device::{Callback, IoVec, Kind, total};
 use crate::error::{Errno, Error, Result};
-use crate::filter::{Begin, Filter, GuestFlags, GuestIo};
+use crate::filter::{Begin, Filter, Found, GuestFlags, GuestIo};
 use crate::range::ByteRange;
 use std::ffi::{c_int, c_void};
+use std::sync::Arc;
 
 /// A filter: the live disk. It sits on a device, passes the guest's requests on, and is switched to the mirror's target
 /// while the guest runs.
@@ -156,6 +157,58 @@ pub unsafe extern "C" fn mirror_filter_flush(
     })
 }
 
+/// A stretch of the disk and what it holds.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct mirror_extent {
+    /// How many bytes.
+    pub length: u64,
+    /// `MIRROR_EXTENT_`.
+    pub flags: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// A guest's question what `length` bytes hold, for hosts that pass it on (NBD's block status, SCSI's logical block
+/// status). The answer is of the device that the filter is on; a write that runs meanwhile may be in it or not.
+///
+/// `extents` has room for `capacity` of them, at least one; more than 1024 are never told. When `done` is called with 0,
+/// `*count` and as many of `extents` have been filled in: from `offset` on, none empty and no two neighbours alike. They
+/// reach the end of the range unless there is no room for more: then ask again from where they end. A device that doesn't
+/// tell has one extent of data. Both belong to the request until `done`. Results as of `mirror_filter_read`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mirror_filter_extents(
+    filter: *mut mirror_filter,
+    offset: u64,
+    length: u64,
+    extents: *mut mirror_extent,
+    capacity: usize,
+    count: *mut usize,
+    done: Option<unsafe extern "C" fn(opaque: *mut c_void, result: c_int)>,
+    opaque: *mut c_void,
+) -> c_int {
+    guard::unit("mirror_filter_extents", || {
+        check_pointer(extents, "extents")?;
+        check_pointer(count, "count")?;
+        if capacity == 0 {
+            return Err(Error::invalid("capacity 0: there must be room for one extent at least"));
+        }
+        // SAFETY: the host passes NULL or a handle.
+        let filter = unsafe { handle::get::<Filter>(filter) }?;
+        let done = done.ok_or_else(|| Error::invalid("done is NULL: it is required"))?;
+        let found = Found::new(ByteRange::new(offset, length)?, capacity);
+        let asker = Asker { found: Arc::clone(&found), extents, count, done, opaque };
+        let asker = Box::into_raw(Box::new(asker));
+        // SAFETY: `answer` is called once, with what it takes apart.
+        let accepted = filter.extents(&found, unsafe { Callback::from_raw(answer, asker.cast()) });
+        if accepted.is_err() {
+            // SAFETY: a request that was refused is never answered, so the box is still ours.
+            drop(unsafe { Box::from_raw(asker) });
+        }
+        accepted
+    })
+}
+
 /// Announces a request that the host will carry out by itself, on the filter's current device: `kind` is
 /// `MIRROR_OP_READ`, `_WRITE`, `_ZERO`, `_DISCARD` or `_FLUSH` (whose range is 0, 0). For hosts that have an I/O path of
 /// their own; `mirror_filter_end` with the ticket follows when it is done.
@@ -176,7 +229,7 @@ pub unsafe extern "C" fn mirror_filter_begin(
         // SAFETY: the host passes NULL or a handle.
         let filter = unsafe { handle::get::<Filter>(filter) }?;
         let kind = from_c::<Kind>("kind", kind)?;
-        if matches!(kind, Kind::Extents | Kind::Truncate) {
+        if matches!(kind, Kind::Extents | Kind::Truncate | Kind::Copy) {
             return Err(Error::invalid(format!("kind {}: is no request of a guest", kind.name())));
         }
         match filter.begin(kind, ByteRange::new(offset, length)?)? {
@@ -298,6 +351,35 @@ impl Handled for Filter {
         static RETIRED: Retired<Filter> = Retired::new();
         &RETIRED
     }
+}
+
+/// Who asked for extents, and where the answer goes.
+struct Asker {
+    found: Arc<Found>,
+    extents: *mut mirror_extent,
+    count: *mut usize,
+    done: unsafe extern "C" fn(opaque: *mut c_void, result: c_int),
+    opaque: *mut c_void,
+}
+
+/// # Safety
+/// `asker` is a box of an [`Asker`], which is used up.
+unsafe extern "C" fn answer(asker: *mut c_void, result: c_int) {
+    // SAFETY: as said above.
+    let asker = unsafe { Box::from_raw(asker.cast::<Asker>()) };
+    if result == 0 {
+        let found = asker.found.take();
+        for (index, extent) in found.iter().enumerate() {
+            let extent =
+                mirror_extent { length: extent.length, flags: flags_of_extent(extent.flags), reserved: 0 };
+            // SAFETY: the host vouches for the room until `done`, and no more than it has room for are found.
+            unsafe { asker.extents.add(index).write(extent) };
+        }
+        // SAFETY: as above.
+        unsafe { asker.count.write(found.len()) };
+    }
+    // SAFETY: the host vouches for `done`, once.
+    unsafe { (asker.done)(asker.opaque, result) }
 }
 
 /// How much a guest's request is about.

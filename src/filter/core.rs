@@ -2,10 +2,11 @@
 
 use super::bounce::{self, Pool};
 use super::claim::Hooks;
+use super::extents::Found;
 use super::gate::{Counted, Entry, Gate};
 use super::held_back::HeldBack;
 use super::slots::{Guest, Path, Slots};
-use super::{GuestIo, shard, too_many};
+use super::{GuestFlags, GuestIo, shard, too_many};
 use crate::device::{
     Answer, Callback, Client, Device, Extent, Flags, Followup, Kind, Refused, Request, Token, Wake,
     is_aligned, total,
@@ -114,12 +115,6 @@ impl Core {
     fn check(&self, io: &GuestIo<'_>) -> Result<()> {
         let range = io.range;
         let refuse = |message: String| Err(Error::invalid(message));
-        if matches!(io.kind, Kind::Extents | Kind::Truncate) {
-            return Err(Error::new(
-                Errno::EOPNOTSUPP,
-                format!("{}: not a request of a guest", io.kind.name()),
-            ));
-        }
         let (offset, length) = (range.offset(), range.len());
         let disk = self.length.load(Ordering::Acquire);
         check_bounds(range, disk)?;
@@ -141,6 +136,21 @@ impl Core {
     }
 
     pub(super) fn submit(&self, io: &GuestIo<'_>, done: Callback) -> Result<()> {
+        if matches!(io.kind, Kind::Extents | Kind::Truncate | Kind::Copy) {
+            return Err(Error::new(
+                Errno::EOPNOTSUPP,
+                format!("{}: not a request of a guest", io.kind.name()),
+            ));
+        }
+        self.accept(io, None, done)
+    }
+
+    pub(super) fn submit_extents(&self, found: &Arc<Found>, done: Callback) -> Result<()> {
+        let (kind, flags) = (Kind::Extents, GuestFlags::default());
+        self.accept(&GuestIo { kind, range: found.range(), flags, iov: &[] }, Some(found), done)
+    }
+
+    fn accept(&self, io: &GuestIo<'_>, found: Option<&Arc<Found>>, done: Callback) -> Result<()> {
         self.check(io)?;
         if io.range.is_empty() && io.kind != Kind::Flush {
             done.tell(Ok(()));
@@ -154,6 +164,9 @@ impl Core {
                     return Err(too_many());
                 };
                 self.fill(index, io, done, Path::Direct(counted), shard);
+                if found.is_some() {
+                    self.slots.ask(index, found);
+                }
                 self.send(index, io, counted);
             }
             Entry::Carry => {
@@ -169,6 +182,9 @@ impl Core {
                 let Some(index) = self.slots.take(shard) else { return Err(too_many()) };
                 let guest = self.fill(index, io, done, Path::Waiting, shard);
                 guest.iov.extend_from_slice(io.iov);
+                if found.is_some() {
+                    self.slots.ask(index, found);
+                }
                 self.wait_at_gate(index);
             }
         }
@@ -220,6 +236,7 @@ impl Core {
                     if !slot.state.claim(generation) {
                         return;
                     }
+                    self.forget_told(index);
                     no_room = true;
                 }
             }
@@ -251,6 +268,9 @@ impl Core {
         let done = guest.done.take();
         if kind.changes_data() {
             self.slots.count_change(index);
+        }
+        if kind == Kind::Extents {
+            self.slots.ask(index, None);
         }
         self.slots.put_back(shard, index);
         let counted = match path {
@@ -292,6 +312,10 @@ impl Attached {
     /// Offers a request to the device. One that panics has failed it: the request must not stay counted at the gate, nor
     /// its guest wait for ever (SPEC G-9).
     pub(super) fn submit(&self, index: u16, generation: u64, request: &Request<'_>) -> Answer {
+        // An answer that tells nothing says that all is data (SPEC D-1).
+        if request.kind == Kind::Extents && !self.device.supports(Kind::Extents) {
+            return Answer::Done(Ok(()));
+        }
         contain("a device", || self.device.submit(self.token(index, generation), request))
             .unwrap_or(Answer::Done(Err(Errno::EIO)))
     }
@@ -317,19 +341,25 @@ impl Attached {
     }
 }
 
+impl Seat {
+    /// A token's generation as the slots count them.
+    fn own(&self, generation: u64) -> u64 {
+        generation.wrapping_sub(self.base) & ((1 << 40) - 1)
+    }
+}
+
 impl Client for Seat {
     fn complete(&self, slot: u16, generation: u64, result: IoResult) -> Result<Followup, Refused> {
-        let generation = generation.wrapping_sub(self.base) & ((1 << 40) - 1);
         let found = self.core.slots.get(slot).ok_or(Refused)?;
-        if !found.state.claim(generation) {
+        if !found.state.claim(self.own(generation)) {
             return Err(Refused);
         }
         Ok(self.core.claimed(slot, result))
     }
 
-    fn extent(&self, _: u16, _: u64, _: Extent) -> Result<bool, Refused> {
-        // Guests don't ask for extents.
-        Err(Refused)
+    fn extent(&self, slot: u16, generation: u64, extent: Extent) -> Result<bool, Refused> {
+        let found = self.core.slots.get(slot).ok_or(Refused)?;
+        found.tell(self.own(generation), extent)
     }
 
     fn room(&self) -> Followup {

@@ -18,6 +18,7 @@ mod bounce;
 mod carried;
 mod claim;
 mod core;
+mod extents;
 mod gate;
 mod held_back;
 mod slots;
@@ -27,6 +28,7 @@ mod waiting;
 pub(crate) use carried::Carrier;
 pub(crate) use claim::{Claim, Hooks, Traffic};
 pub(crate) use core::Core;
+pub use extents::Found;
 
 use crate::device::{Callback, Device, IoVec, Kind};
 use crate::error::{Errno, Error, IoResult, Result};
@@ -126,6 +128,12 @@ impl Filter {
     /// (16384 requests are running already), `EOPNOTSUPP` (not a guest's kind of request).
     pub fn submit(&self, io: &GuestIo<'_>, done: Callback) -> Result<()> {
         self.core().submit(io, done)
+    }
+
+    /// Asks what the disk holds. As [`Filter::submit`]; when `done` is told that it went well, [`Found::take`] has the
+    /// answer. A write that runs meanwhile may be in it or not.
+    pub fn extents(&self, found: &Arc<Found>, done: Callback) -> Result<()> {
+        self.core().submit_extents(found, done)
     }
 
     /// Announces a request that the host does by itself, on [`Filter::device`]: it is marked and drained like any

@@ -4,6 +4,7 @@
 //! completion; the two hand over through the slot's [`SlotState`]. Free slots are kept in one stack per shard of the
 //! gate, so that threads don't contend.
 
+use super::extents::Found;
 use super::gate::SHARDS;
 use crate::device::{AlignedBuffer, Callback, Flags, IoVec, Kind, SlotState};
 use crate::range::ByteRange;
@@ -11,7 +12,7 @@ use crossbeam::utils::CachePadded;
 use once_cell::sync::OnceCell;
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Slots are made in pages, as many as the guest needs at a time.
 const PAGE: usize = 256;
@@ -78,6 +79,8 @@ pub(super) struct Slot {
     /// The hand-over between whoever submits a step and whoever completes it; see `steps`.
     pub(super) step: AtomicU8,
     pub(super) step_result: AtomicI32,
+    /// Where what the device tells of extents goes, while a request for them is under way.
+    pub(super) found: Mutex<Option<Arc<Found>>>,
     /// The seat that the last request went through.
     seat: AtomicU32,
     /// Requests that changed data and ended here. Only the slot's owner writes it, so that counting costs no atomic step.
@@ -198,6 +201,7 @@ impl Slots {
                 ticket: SlotState::new(0),
                 step: AtomicU8::new(0),
                 step_result: AtomicI32::new(0),
+                found: Mutex::new(None),
                 seat: AtomicU32::new(0),
                 changes: AtomicU64::new(0),
                 next_free: AtomicU32::new(0),
@@ -213,6 +217,14 @@ impl Slots {
             self.put_back(shard, index);
         }
         Some(first)
+    }
+
+    /// Where what the device tells of extents is to go from now on. The caller owns the slot.
+    pub(super) fn ask(&self, index: u16, found: Option<&Arc<Found>>) {
+        if let Some(slot) = self.get(index) {
+            let before = std::mem::replace(&mut *super::lock(&slot.found), found.map(Arc::clone));
+            drop(before);
+        }
     }
 
     /// Counts a request that changed data. The caller owns the slot.

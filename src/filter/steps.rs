@@ -90,6 +90,7 @@ impl Core {
             let result = match answer {
                 Answer::Done(result) if claimed => result,
                 Answer::Again if claimed => {
+                    self.forget_told(index);
                     slot.step.store(IDLE, Ordering::Release);
                     return Offered::Again;
                 }

@@ -1,9 +1,10 @@
 //! Copies that the target makes by itself (SPEC C-13).
 
 use crate::script::*;
-use blkmirror::device::Kind;
+use blkmirror::device::{Callback, Kind};
 use blkmirror::engine::Options;
 use blkmirror::error::Errno;
+use blkmirror::filter::{GuestFlags, GuestIo};
 use blkmirror::testing::{Disk, Faults};
 
 fn copying_disk() -> Disk {
@@ -120,4 +121,16 @@ fn a_pause_and_a_cancel_find_nothing_of_a_copy_that_failed() {
     script.job().cancel(true).expect("running");
     script.until_over();
     assert_eq!(script.target.pending(), 0);
+}
+
+#[test]
+fn what_is_no_request_of_a_guest_is_refused() {
+    // SPEC G-1
+    let script = Script::with(disk(|_| {}), copying_disk());
+    for kind in [Kind::Copy, Kind::Truncate, Kind::Extents] {
+        let io = GuestIo { kind, range: chunks(0, 1), flags: GuestFlags::default(), iov: &[] };
+        let refused = script.filter.submit(&io, Callback::from_closure(|_| panic!("it was refused")));
+        assert_eq!(refused.expect_err("no guest's").errno(), Errno::EOPNOTSUPP, "{kind:?}");
+    }
+    assert_eq!(script.source.pending(), 0);
 }

@@ -116,6 +116,10 @@ class WholeMirrors(unittest.TestCase):
                 file.write(b"data" * 1000)
             with b.FileDevice(old) as source, b.FileDevice(new, create=64 * MIB) as target, b.Filter(source) as disk:
                 mirror(disk, target)
+                hole, data = b.ExtentFlags.ZERO, b.ExtentFlags.DATA | b.ExtentFlags.ALLOCATED
+                found = disk.extents(MIB, 20 * MIB)
+                self.assertEqual([flags for _, flags in found], [hole, data, hole])
+                self.assertEqual((found[0][0], sum(length for length, _ in found)), (6 * MIB, 20 * MIB))
                 disk.write(100, b"after the switch")
                 disk.flush()
             content = new.read_bytes()

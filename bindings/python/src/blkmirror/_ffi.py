@@ -33,6 +33,10 @@ class Iovec(c.Structure):
     _fields_ = [("base", c.c_void_p), ("len", c.c_size_t)]
 
 
+class Extent(c.Structure):
+    _fields_ = [("length", c.c_uint64), ("flags", c.c_uint32), ("reserved", c.c_uint32)]
+
+
 class DeviceOps(c.Structure):
     _fields_ = [
         ("struct_size", c.c_size_t),
@@ -216,6 +220,10 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "mirror_filter_zero": (INT, [HANDLE, U64, U64, c.c_uint32, TELL, c.c_void_p]),
     "mirror_filter_discard": (INT, [HANDLE, U64, U64, TELL, c.c_void_p]),
     "mirror_filter_flush": (INT, [HANDLE, TELL, c.c_void_p]),
+    "mirror_filter_extents": (
+        INT,
+        [HANDLE, U64, U64, c.POINTER(Extent), c.c_size_t, c.POINTER(c.c_size_t), TELL, c.c_void_p],
+    ),
     "mirror_filter_begin": (INT, [HANDLE, c.c_uint32, U64, U64, c.POINTER(U64)]),
     "mirror_filter_end": (INT, [HANDLE, U64, INT]),
     "mirror_filter_set_opened": (INT, [HANDLE, HOOK, c.c_void_p, HOOK]),

@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from . import _ffi
 from ._ffi import lib
-from .device import BaseDevice
+from .device import BaseDevice, ExtentFlags
 from .errors import MirrorError, check, errno_of
 from .events import Operation
 
@@ -159,6 +159,19 @@ class Filter:
         """Makes durable what is done, and waits."""
         _check_may_wait()
         self.flush_async().result()
+
+    def extents(self, offset: int, length: int) -> List[Tuple[int, ExtentFlags]]:
+        """What the range holds: lengths and what is there, one after the other. Waits."""
+        _check_may_wait()
+        room, found = 64, []
+        while length > 0:
+            extents, count = (_ffi.Extent * room)(), c.c_size_t()
+            arguments = (offset, length, extents, room, c.byref(count))
+            self._submit(lib.mirror_filter_extents, *arguments, keep=(extents, count)).result()
+            for extent in extents[: count.value]:
+                found.append((extent.length, ExtentFlags(extent.flags)))
+                offset, length = offset + extent.length, length - extent.length
+        return found
 
     def begin(self, operation: Operation, offset: int = 0, length: int = 0) -> Optional[int]:
         """Announces a request that the host carries out by itself, on :attr:`device`; the ticket is for :meth:`end`.
