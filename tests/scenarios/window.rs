@@ -192,3 +192,23 @@ fn a_first_copy_that_fails_keeps_no_other_waiting() {
         assert!(under_way(&script).0 > 1, "{kind:?}: {:?}", script.info());
     }
 }
+
+#[test]
+fn copies_that_the_target_makes_are_fitted_as_well() {
+    // SPEC C-7, C-13
+    let mut script = Script::with(
+        large(),
+        disk(|with| {
+            with.length = 64 << 20;
+            with.supports.push(Kind::Copy);
+        }),
+    );
+    script.begin(fitted());
+    script.settle();
+    assert_eq!(under_way(&script), (1, FIRST));
+    for _ in 0..2 {
+        round_trip(&mut script);
+    }
+    assert!(under_way(&script).0 > 1, "{:?}", script.info());
+    assert_eq!(script.info().reads.ops, 0);
+}
