@@ -51,9 +51,8 @@ static int make(const struct job_options *options, struct image *target, const c
                 struct problem *problem) {
     mirror_job_options library = options->library;
     library.id = id;
-    /* A guest's thread waits for its write anyway, so it may as well drive the job meanwhile. */
-    library.flags |= MIRROR_JOB_INLINE;
-    /* The end of a job is shown until the next one begins. */
+    /* Not MIRROR_JOB_INLINE: many threads of guests bring news at once, and carry twice as many writes when one thread
+     * drives for all than when each drives for a moment. The end of a job is shown until the next one begins. */
     library.flags &= ~(uint32_t)MIRROR_JOB_AUTO_DISMISS;
     int result = mirror_job_new(disk_filter(), target->device, &library, out);
     return result < 0 ? problem_of_library(problem, result, "") : 0;
