@@ -245,6 +245,11 @@ static bool serve(struct client *client, short events) {
         if (client->out_used == before)
             break;
     } while (has_line(client));
+    if (client->lost && has_room(client)) {
+        put_lost(client);
+        if (!give(client))
+            return false;
+    }
     bool gone = events & POLLHUP && client->ended;
     bool done = client->ended && !client->listens && client->out_used == 0 && !has_line(client);
     return !gone && !done;
