@@ -59,7 +59,7 @@ static void honest_devices_conform(void) {
 static void other_threads_and_again_conform(void) {
     disk *d = disk_new(LENGTH, LATER, 0);
     pthread_t workers[2];
-    d->depth = 3;
+    d->depth = 1;
     for (int i = 0; i < 2; i++)
         pthread_create(&workers[i], NULL, disk_worker, d);
     mirror_check_options o = scratch();

@@ -100,7 +100,7 @@ impl Submit {
     /// Bytes of data that a device moves for it.
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
-        if matches!(self.kind, Kind::Read | Kind::Write) { self.range.len() } else { 0 }
+        if matches!(self.kind, Kind::Read | Kind::Write | Kind::Copy) { self.range.len() } else { 0 }
     }
 }
 

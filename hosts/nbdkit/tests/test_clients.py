@@ -223,7 +223,11 @@ class Ctl(Case):
                               stderr=subprocess.PIPE, text=True)
         assert watch.stdout and events.stdout
         self.assertEqual(json.loads(events.stdout.readline()), {"ok": True})
-        self.assertRegex(watch.stdout.readline(), r"^job-1 running: .* of 32 MiB")
+        line = watch.stdout.readline()
+        while line == "job-1 running: 0 bytes of 0 bytes\n":
+            # It looks before the job has seen what there is to copy.
+            line = watch.stdout.readline()
+        self.assertRegex(line, r"^job-1 running: .* of 32 MiB")
         said = self.ctl(server, "complete")
         self.assertEqual((said.returncode, said.stdout), (1, ""))
         self.assertIn("in state 'running' cannot accept command verb 'complete'", said.stderr)
