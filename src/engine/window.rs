@@ -158,7 +158,8 @@ impl Window {
             let took = self.now.since(sent);
             // A probe may have had to wait for guests' writes.
             let waited = if stamp.alone { time_for(stamp.behind, self.rate()) } else { 0 };
-            self.look_at_base(took.saturating_sub(waited), stamp.alone);
+            // Not for all of its time: some of what was before it may have been nearly through.
+            self.look_at_base(took.saturating_sub(waited).max(took / 8), stamp.alone);
         }
         if stamp.alone {
             self.probing = false;
@@ -464,6 +465,25 @@ mod tests {
         window.delivered(1_000_000);
         round(&mut window, &mut now, 1_000_000, true);
         assert_eq!(window.rate(), 1_000_000_000);
+    }
+
+    #[test]
+    fn a_probe_behind_guests_writes_is_less_what_they_took_but_never_nothing() {
+        // SPEC C-11
+        for (behind, base) in [(0, 8 * MS), (200_000, 6 * MS), (1 << 40, MS)] {
+            let (mut window, mut now) = (Window::new(), MS);
+            lone(&mut window, &mut now, 100_000, 16 * MS);
+            for _ in 0..3 {
+                round(&mut window, &mut now, 200_000, true);
+            }
+            assert_eq!(window.rate(), 100_000_000);
+            window.probing = true;
+            window.set_time(Nanos(now), true);
+            let probe = window.sent(LEAST_COPY, true, behind);
+            window.set_time(Nanos(now + 8 * MS), true);
+            window.done(probe, LEAST_COPY);
+            assert_eq!(window.base_ns, Some(base), "behind {behind}");
+        }
     }
 
     #[test]
