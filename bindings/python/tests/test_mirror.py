@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import ctypes
 import errno
 import gc
@@ -106,6 +107,25 @@ class WholeMirrors(unittest.TestCase):
                 [b.Status.CREATED, b.Status.RUNNING, b.Status.READY, b.Status.WAITING, b.Status.PENDING,
                  b.Status.CONCLUDED, b.Status.NULL],
             )
+
+    def test_buffers_of_larger_items_are_moved_whole(self):
+        # The length of a view counts its items, of which each may have several bytes.
+        words = array.array("I", range(0x01020304, 0x01020304 + 512))
+        with b.MemoryDevice(65536) as disk, b.Filter(disk) as guest:
+            guest.write(4096, memoryview(words))
+            self.assertEqual(guest.read(4096, 2048), words.tobytes())
+            self.assertEqual(guest.read(4096 + 2048, 2048), bytes(2048))
+            back = array.array("I", bytes(2048))
+            guest.readinto_async(4096, memoryview(back)).result()
+            self.assertEqual(back, words)
+            del back[:]
+            guest.write(0, b"")
+            guest.readinto_async(0, bytearray()).result()
+            with self.assertRaises(TypeError):
+                guest.write(0, memoryview(words)[::2])
+            with self.assertRaises(TypeError):
+                guest.readinto_async(0, memoryview(bytes(16)))
+            self.assertEqual(guest.read(0, 512), bytes(512))
 
     def test_files_with_holes(self):
         with tempfile.TemporaryDirectory() as folder:

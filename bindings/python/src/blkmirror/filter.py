@@ -38,6 +38,15 @@ def _tell(number: int, result: int) -> None:
         _thread.telling = False
 
 
+def _bytes_of(buffer: Bytes) -> memoryview:
+    """Its bytes, of whatever items it is made. ``TypeError`` unless they lie one after the other."""
+    view = memoryview(buffer)
+    if not view.c_contiguous:
+        raise TypeError("the buffer is not contiguous")
+    # An empty view can't be cast.
+    return view.cast("B") if view.nbytes else memoryview(bytearray())
+
+
 def _check_may_wait() -> None:
     """What is done on this thread is told once the callback that runs has returned: it would wait for itself."""
     if getattr(_thread, "telling", False):
@@ -109,14 +118,16 @@ class Filter:
 
     def readinto_async(self, offset: int, buffer: Union[bytearray, memoryview]) -> "Future[int]":
         """Fills the buffer from ``offset`` on. The buffer must not be resized before the future is done."""
-        memory = (c.c_uint8 * len(buffer)).from_buffer(buffer)
-        iov = _ffi.Iovec(c.addressof(memory), len(buffer))
+        view = _bytes_of(buffer)
+        memory = (c.c_uint8 * len(view)).from_buffer(view)
+        iov = _ffi.Iovec(c.addressof(memory), len(view))
         return self._submit(lib.mirror_filter_read, offset, c.byref(iov), 1, 0, keep=(memory, iov))
 
     def write_async(self, offset: int, data: Bytes, *, fua: bool = False) -> "Future[int]":
         """Writes the data from ``offset`` on; it is copied at once, so the caller may change it afterwards."""
-        memory = (c.c_uint8 * len(data)).from_buffer_copy(data)
-        iov = _ffi.Iovec(c.addressof(memory), len(data))
+        view = _bytes_of(data)
+        memory = (c.c_uint8 * len(view)).from_buffer_copy(view)
+        iov = _ffi.Iovec(c.addressof(memory), len(view))
         flags = _ffi.WRITE_STABLE | (_ffi.FUA if fua else 0)
         return self._submit(lib.mirror_filter_write, offset, c.byref(iov), 1, flags, keep=(memory, iov))
 
