@@ -9,6 +9,7 @@ mod file;
 mod guest_write;
 mod latency;
 mod report;
+mod scale;
 mod timeline;
 
 use crate::failure::Failure;
@@ -36,6 +37,7 @@ enum What {
     Latency(latency::Arguments),
     File(file::Arguments),
     Converge(converge::Arguments),
+    Scale(scale::Arguments),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -46,6 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         What::Latency(what) => latency::run(what),
         What::File(what) => file::run(what),
         What::Converge(what) => converge::run(what),
+        What::Scale(what) => scale::run(what),
     }?;
     report::print(&rows, arguments.json)
 }

@@ -59,6 +59,21 @@ fn a_slow_guest_delays_a_mirror_by_what_it_writes() {
 }
 
 #[test]
+fn what_is_done_and_kept_goes_with_what_is_dirty() {
+    let arguments =
+        ["scale", "--size", "1P", "--dirty-ppm", "0.01", "--jobs", "8", "--polls", "8000", "--rounds", "1"];
+    let rows = rows(&arguments);
+    let [disk, idle] = &rows[..] else { panic!("a disk and the idle jobs: {rows:?}") };
+    // Of 2^34 chunks.
+    assert_eq!(figure(disk, "dirty_chunks"), 171.0);
+    // All chunks' bits would be 2 GiB; each dirty one costs a few pages.
+    assert!(figure(disk, "memory_mib") < 64.0, "{disk}");
+    assert!(["start_ms", "ready_ms", "finish_ms"].iter().all(|key| figure(disk, key) < 5000.0), "{disk}");
+    assert_eq!(figure(idle, "idle_jobs"), 8.0);
+    assert!(figure(idle, "ns_per_poll") > 0.0, "{idle}");
+}
+
+#[test]
 fn the_others_say_something() {
     let guest = rows(&["guest-write", "--writes", "100", "--rounds", "1"]);
     assert_eq!(guest.len(), 8, "four ways, one and two threads");
@@ -77,6 +92,7 @@ fn bad_options_are_refused_with_a_reason() {
     for (arguments, message) in [
         (&["file", "--size", "1K"][..], "size must be at least 64K"),
         (&["converge", "--link", "0"], "must not be 0"),
+        (&["scale", "--dirty-ppm", "2000000"], "dirty-ppm must be from 0 to a million"),
         (&["copy-loop", "--granularity", "3000"], "granularity 3000: must be a power of two"),
         (&["file", "--dir", "/nonexistent-folder"], "nonexistent-folder"),
     ] {

@@ -613,6 +613,10 @@ impl Backend for Host {
         Some(self)
     }
 
+    fn has_poll(&self) -> bool {
+        self.ops.poll.is_some()
+    }
+
     fn poll(&self) {
         let Some(poll) = self.ops.poll else {
             return;

@@ -10,9 +10,14 @@ use std::ptr::NonNull;
 ///
 /// It is lent out as [`IoVec`]s while requests are under way, so nobody gets a slice of it: who reads or writes its
 /// bytes goes through [`super::gather`] and [`super::scatter`].
+///
+/// Of a large one only what is touched takes memory. That is what the system does for a block of zeroes with no alignment
+/// of its own, so the buffer is a part of such a block; an allocator that is asked to align it would clear it by hand.
 #[derive(Debug)]
 pub struct AlignedBuffer {
     base: NonNull<u8>,
+    length: usize,
+    block: NonNull<u8>,
     layout: Layout,
 }
 
@@ -25,16 +30,22 @@ impl AlignedBuffer {
     /// `length` zeroed bytes on a multiple of `alignment`, a power of two. `ENOMEM` with the size if it can't be had.
     pub fn new(length: usize, alignment: usize) -> Result<Self> {
         let no_memory = || Error::new(Errno::ENOMEM, format!("no memory for a buffer of {length} bytes"));
-        let layout = Layout::from_size_align(length.max(1), alignment.max(64)).map_err(|_| no_memory())?;
+        let (length, alignment) = (length.max(1), alignment.max(64));
+        debug_assert!(alignment.is_power_of_two(), "alignment {alignment}");
+        let with_room = length.checked_add(alignment - 1).ok_or_else(no_memory)?;
+        let layout = Layout::array::<u8>(with_room).map_err(|_| no_memory())?;
         // SAFETY: the layout's size is not zero.
-        let base = unsafe { alloc_zeroed(layout) };
-        Ok(Self { base: NonNull::new(base).ok_or_else(no_memory)?, layout })
+        let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(no_memory)?;
+        let skip = block.as_ptr().addr().wrapping_neg() & (alignment - 1);
+        // SAFETY: less than the alignment, for which the block has room before `length` bytes.
+        let base = unsafe { block.add(skip) };
+        Ok(Self { base, length, block, layout })
     }
 
     /// How many bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.layout.size()
+        self.length
     }
 
     /// Whether it holds no bytes; it always does.
@@ -72,7 +83,7 @@ impl AlignedBuffer {
 impl Drop for AlignedBuffer {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        unsafe { dealloc(self.block.as_ptr(), self.layout) }
     }
 }
 
@@ -152,5 +163,32 @@ mod tests {
         assert_eq!(unsafe { buffer.lend(0, 10) }.base() as usize % 4096, 0);
         // SAFETY: as above.
         assert_eq!(unsafe { buffer.lend(9_999, 10) }.len(), 1);
+    }
+
+    #[test]
+    fn any_alignment_is_kept_and_all_of_it_is_zero() {
+        for (length, alignment) in [(1, 1), (1, 4096), (100_000, 512), (1 << 20, 1 << 16), (3 << 20, 1 << 21)]
+        {
+            let buffer = AlignedBuffer::new(length, alignment).expect("little");
+            // SAFETY: no request is made.
+            let whole = unsafe { buffer.lend(0, length) };
+            assert_eq!((whole.base().addr() % alignment, whole.len(), buffer.len()), (0, length, length));
+            // SAFETY: as above.
+            assert!(unsafe { buffer.is_zero(0, length) });
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_not_touched_takes_no_memory() {
+        let resident_pages = || -> usize {
+            let text = std::fs::read_to_string("/proc/self/statm").expect("readable");
+            text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("a number")
+        };
+        let before = resident_pages();
+        let buffer = AlignedBuffer::new(1 << 30, 4096).expect("address space");
+        let grown = resident_pages().saturating_sub(before);
+        // Other tests run at the same time, so it is not nothing.
+        assert!(grown < buffer.len() / 4096 / 2, "{grown} pages");
     }
 }

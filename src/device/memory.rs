@@ -150,6 +150,10 @@ impl Backend for Memory {
     fn supports(&self, kind: Kind) -> bool {
         kind != Kind::Copy
     }
+
+    fn has_poll(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(all(test, not(loom)))]

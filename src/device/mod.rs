@@ -190,6 +190,11 @@ pub trait Backend: Send + Sync {
     /// Reaps completions, for a backend that has no thread of its own. Called at the start of each poll of a job.
     fn poll(&self) {}
 
+    /// Whether [`Backend::poll`] does anything. Asked once for each job.
+    fn has_poll(&self) -> bool {
+        true
+    }
+
     /// Hurries what is in flight: the job that it belongs to is being cancelled.
     fn cancel(&self) {}
 
@@ -355,6 +360,10 @@ impl Device {
 
     pub(crate) fn poll(&self) {
         self.core.backend().poll();
+    }
+
+    pub(crate) fn has_poll(&self) -> bool {
+        self.core.backend().has_poll()
     }
 
     pub(crate) fn cancel(&self) {

@@ -53,6 +53,10 @@ impl Backend for Null {
     fn supports(&self, kind: Kind) -> bool {
         kind != Kind::Extents || self.options.unallocated
     }
+
+    fn has_poll(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(all(test, not(loom)))]

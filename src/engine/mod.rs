@@ -394,6 +394,17 @@ impl Engine {
         self.make_info()
     }
 
+    /// How long a job that waits for marks has nothing to do unless it is told something: until what it keeps account of
+    /// by the time is due. 0 if it looks for something itself.
+    #[must_use]
+    pub fn rests_until(&self) -> Nanos {
+        if self.guests.any() || self.wants_uncarried_writes_done() {
+            Nanos(0)
+        } else {
+            self.progress.next_sample()
+        }
+    }
+
     // What the parts share.
 
     /// The one place where the status changes (SPEC L-1), with its event (L-4).

@@ -195,10 +195,15 @@ impl Progress {
 
     /// Takes a sample once a second. `dirtied` is the chunks that ever became dirty.
     pub(super) fn sample(&mut self, now: Nanos, dirtied: u64) {
-        if now.since(self.samples[self.newest].at) >= SAMPLE_NS {
+        if now >= self.next_sample() {
             self.newest = (self.newest + 1) % SAMPLES;
             self.samples[self.newest] = self.sample_of(now, dirtied);
         }
+    }
+
+    /// When there is something to sample.
+    pub(super) fn next_sample(&self) -> Nanos {
+        self.samples[self.newest].at + SAMPLE_NS
     }
 
     fn sample_of(&self, now: Nanos, dirtied: u64) -> Sample {

@@ -65,6 +65,8 @@ impl Finished {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outlook {
     pub(super) deadline: Nanos,
+    /// Only news gives it anything to do before this; 0 where that isn't so.
+    pub(super) rests_until: Nanos,
     /// There is more to do at once.
     pub(super) busy: bool,
     pub(super) over: bool,
@@ -160,7 +162,7 @@ impl Driver {
     /// Drives until there is nothing to do or the budget is used up. `exact`: the time was told just now.
     pub(super) fn drive(&mut self, shared: &Shared, exact: bool) -> Outlook {
         self.offer_again(shared);
-        let mut outlook = Outlook { deadline: Nanos::NEVER, busy: false, over: false };
+        let mut outlook = Outlook { deadline: Nanos::NEVER, rests_until: Nanos(0), busy: false, over: false };
         let (mut requests, mut bytes) = (0, 0u64);
         for _ in 0..MAX_ROUNDS {
             // What comes from here on is seen in another round, or by whoever looks when this is over.
@@ -184,6 +186,9 @@ impl Driver {
         }
         if self.again.iter().any(|waiting| !waiting.is_empty()) {
             outlook.deadline = outlook.deadline.min(self.now + RETRY_NS);
+        }
+        if outlook.busy || self.closing || outlook.deadline != Nanos::NEVER {
+            outlook.rests_until = Nanos(0);
         }
         outlook
     }
@@ -249,6 +254,7 @@ impl Driver {
         let sleeps = engine.waits_for_marks();
         let outlook = Outlook {
             deadline: engine.next_deadline(),
+            rests_until: engine.rests_until(),
             busy: engine.outbox().more,
             over: engine.status().is_over(),
         };
@@ -268,8 +274,9 @@ impl Driver {
         for message in messages {
             log::warn!("blkmirror: {message}");
         }
-        let awake = sleeps && !shared.tracking.fall_asleep();
-        Outlook { busy: outlook.busy || awake, ..outlook }
+        let asleep = sleeps && shared.tracking.fall_asleep();
+        let rests_until = if asleep { outlook.rests_until } else { Nanos(0) };
+        Outlook { busy: outlook.busy || (sleeps && !asleep), rests_until, ..outlook }
     }
 
     /// Carries out the engine's outputs. Whether there were any.

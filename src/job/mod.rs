@@ -120,6 +120,8 @@ struct Link {
     limits: Limits,
     zero: bool,
     has_lane: bool,
+    /// The device wants to be polled.
+    has_poll: bool,
     client: u8,
     base: u64,
 }
@@ -290,12 +292,15 @@ impl Job {
             Error::new(Errno::EBUSY, "the job is being polled already: poll it from one thread at a time")
         })?;
         shared.signal.lower();
-        for link in &shared.links {
+        for link in shared.links.iter().filter(|link| link.has_poll) {
             if let Some(device) = link.device() {
                 device.poll();
             }
         }
         shared.now.fetch_max(now.0, Ordering::SeqCst);
+        if shared.turns.is_resting(now) {
+            return Ok(Poll { state: PollState::Idle, wake_at: Nanos::NEVER });
+        }
         let Some(outlook) = shared.try_drive(true) else {
             return Ok(shared.leave_to_driver(now));
         };
@@ -521,6 +526,7 @@ impl Shared {
             limits: *device.limits(),
             zero: device.supports(Kind::Zero),
             has_lane: device.lane().is_some(),
+            has_poll: device.has_poll(),
             client: place.client(),
             base: place.base(),
         };
@@ -619,6 +625,7 @@ impl Shared {
                     if driver.is_ending() {
                         self.leave_target(driver);
                     }
+                    self.turns.rest(outlook.rests_until);
                     return outlook;
                 }
                 Err(text) => self.poison(driver, &text),
@@ -631,7 +638,7 @@ impl Shared {
             driver.leave_devices();
             self.leave_devices();
         }
-        Outlook { deadline: Nanos::NEVER, busy: false, over: true }
+        Outlook { deadline: Nanos::NEVER, rests_until: Nanos(0), busy: false, over: true }
     }
 
     fn poison(&self, driver: &mut Driver, text: &str) {
@@ -814,6 +821,57 @@ impl Wake for Shared {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    fn started(filter: &Filter, copy_mode: CopyMode) -> Job {
+        let options = Options { copy_mode, ..Options::default() };
+        let target = Device::memory(65536).expect("memory");
+        let job = Job::new(filter, &target, JobOptions { options, ..JobOptions::default() }).expect("legal");
+        job.start().expect("starts");
+        job
+    }
+
+    fn poll_until_idle(job: &Job, now: Nanos) {
+        let mut polls = 0..100;
+        while job.poll(now).expect("nobody else polls").state != PollState::Idle {
+            assert!(polls.next().is_some(), "it has work without end: {:?}", job.query());
+        }
+    }
+
+    #[test]
+    fn a_ready_job_rests_until_it_is_told_something() {
+        let filter = Filter::new(&Device::memory(65536).expect("memory")).expect("a seat");
+        let job = started(&filter, CopyMode::Background);
+        let rests = |now| job.shared.turns.is_resting(now);
+        let (begun, later) = (Nanos(1), Nanos(1_000_000_001));
+        poll_until_idle(&job, begun);
+        assert!(job.query().ready && rests(begun));
+        filter.write_at(4096, &[7; 512]).expect("written");
+        assert!(!rests(begun), "it has been told of a write");
+        poll_until_idle(&job, later);
+        assert_eq!(job.query().dirty, 0, "the write is on the target");
+        assert!(rests(later));
+        assert!(!rests(later + 1_000_000_000), "rates are to be sampled");
+        job.pause().expect("legal");
+        assert!(!rests(later), "it has been told to pause");
+        poll_until_idle(&job, later);
+        assert!(!rests(later), "what is marked meanwhile wakes nobody");
+    }
+
+    #[test]
+    fn a_job_that_carries_writes_rests_between_them() {
+        let filter = Filter::new(&Device::memory(65536).expect("memory")).expect("a seat");
+        let job = started(&filter, CopyMode::WriteBlocking);
+        poll_until_idle(&job, Nanos(1));
+        assert!(job.query().ready && job.shared.turns.is_resting(Nanos(1)));
+        std::thread::scope(|scope| {
+            let guest = scope.spawn(|| filter.write_at(4096, &[7; 512]));
+            while !guest.is_finished() {
+                job.poll(Nanos(2)).expect("nobody else polls");
+            }
+            guest.join().expect("no panic").expect("written");
+        });
+        assert_eq!(job.query().dirty, 0, "the write is on the target");
+    }
 
     #[test]
     fn a_panic_under_a_verb_ends_the_job_too() {

@@ -13,8 +13,13 @@
 //!   order that these four sequentially consistent steps have, either the teller finds that nobody drives, or who drove
 //!   finds the count.
 //! - So who has driven asks [`Turns::has_news`] afterwards, and goes on or says that there is more to do.
+//!
+//! A job *rests* if its last driver found that only news, or a certain time, can give it something to do: a poll then has
+//! nothing to drive. Who drives ends the rest before it forgets any news, and a poll looks for news before it looks at
+//! the rest; so what was told before a poll either keeps it from taking the job for resting, or is being looked for.
 
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use crate::clock::Nanos;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, PoisonError};
 
 pub(super) struct Turns<T> {
@@ -24,6 +29,8 @@ pub(super) struct Turns<T> {
     driver: AtomicUsize,
     /// News that came since the last round began.
     news: AtomicU32,
+    /// Nanoseconds: before, nothing but news gives a driver anything to do. 0 while one drives.
+    rests_until: AtomicU64,
     /// What the driver works with. Locked by who drives, so nobody ever waits for it.
     driven: Mutex<T>,
 }
@@ -49,6 +56,7 @@ impl<T> Turns<T> {
             polled: AtomicBool::new(false),
             driver: AtomicUsize::new(0),
             news: AtomicU32::new(0),
+            rests_until: AtomicU64::new(0),
             driven: Mutex::new(driven),
         }
     }
@@ -83,10 +91,21 @@ impl<T> Turns<T> {
         self.news.swap(0, Ordering::SeqCst);
     }
 
+    /// Whether there is nothing to drive at this time.
+    pub(super) fn is_resting(&self, now: Nanos) -> bool {
+        !self.has_news() && now.0 < self.rests_until.load(Ordering::SeqCst)
+    }
+
+    /// Who drives has found that there is nothing to do before this time, if there is no news.
+    pub(super) fn rest(&self, until: Nanos) {
+        self.rests_until.store(until.0, Ordering::SeqCst);
+    }
+
     /// Drives, unless somebody does.
     pub(super) fn try_drive<R>(&self, drive: impl FnOnce(&mut T) -> R) -> Option<R> {
         self.driver.compare_exchange(0, this_thread(), Ordering::SeqCst, Ordering::SeqCst).ok()?;
         let _driving = Driving(&self.driver);
+        self.rest(Nanos(0));
         let mut driven = self.driven.lock().unwrap_or_else(PoisonError::into_inner);
         Some(drive(&mut driven))
     }
@@ -119,6 +138,24 @@ fn this_thread() -> usize {
     }
     // It needs no destructor, so it is there also in a thread that is ending.
     PLACE.with(|place| std::ptr::from_ref(place) as usize)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_a_driver_and_time_end_a_rest() {
+        let turns = Turns::new(());
+        assert!(!turns.is_resting(Nanos(0)), "nobody has looked yet");
+        turns.try_drive(|()| turns.rest(Nanos(10))).expect("nobody drives");
+        assert!(turns.is_resting(Nanos(9)));
+        assert!(!turns.is_resting(Nanos(10)), "it is time");
+        turns.tell();
+        assert!(!turns.is_resting(Nanos(9)), "there is news");
+        turns.try_drive(|()| turns.begin_round()).expect("nobody drives");
+        assert!(!turns.is_resting(Nanos(9)), "the last driver did not say so");
+    }
 }
 
 #[cfg(all(test, loom))]
@@ -185,12 +222,16 @@ mod model {
                         break;
                     }
                 }
+                self.turns.rest(Nanos(1));
             })
         }
 
         /// As `Job::poll` does it. Whether the host has to wait to be told.
         fn poll(&self) -> bool {
             self.signal.lower();
+            if self.turns.is_resting(Nanos(0)) {
+                return true;
+            }
             self.drive().expect("only the host drives");
             !self.turns.has_news()
         }

@@ -10,8 +10,17 @@ pub(super) fn cpu_ns() -> u64 {
 
 /// Bytes of memory that this process had at its largest; 0 where the system doesn't tell.
 pub(super) fn peak_memory() -> u64 {
+    status_bytes("VmHWM:")
+}
+
+/// Bytes of memory that this process has; 0 where the system doesn't tell.
+pub(super) fn memory() -> u64 {
+    status_bytes("VmRSS:")
+}
+
+fn status_bytes(key: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(key));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }

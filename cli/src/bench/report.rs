@@ -22,8 +22,13 @@ impl Row {
     pub(super) fn figure(self, name: &'static str, value: f64) -> Self {
         self.with(name, (value * 1000.0).round() / 1000.0)
     }
+
+    fn has_columns_of(&self, other: &Self) -> bool {
+        self.0.iter().map(|(name, _)| name).eq(other.0.iter().map(|(name, _)| name))
+    }
 }
 
+/// A table for each stretch of rows that have the same columns.
 pub(super) fn print(rows: &[Row], json: bool) -> Result<(), Failure> {
     if json {
         for Row(row) in rows {
@@ -33,8 +38,13 @@ pub(super) fn print(rows: &[Row], json: bool) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    for line in table(rows) {
-        output::say(line)?;
+    for (index, rows) in rows.chunk_by(Row::has_columns_of).enumerate() {
+        if index > 0 {
+            output::say("")?;
+        }
+        for line in table(rows) {
+            output::say(line)?;
+        }
     }
     Ok(())
 }

@@ -164,6 +164,10 @@ impl Backend for FileDevice {
         }
     }
 
+    fn has_poll(&self) -> bool {
+        false
+    }
+
     fn identity(&self) -> Option<(u64, u64)> {
         Some(self.identity)
     }
