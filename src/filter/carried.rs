@@ -2,11 +2,12 @@
 
 use super::bounce;
 use super::core::Core;
-use super::gate::Counted;
+use super::gate::{Counted, Inside};
 use super::slots::Path;
 use crate::device::{AlignedBuffer, Flags, IoVec, Kind, slice_into, total};
 use crate::error::{Errno, IoResult, Result};
 use crate::range::ByteRange;
+use std::sync::Arc;
 
 /// The job, as the filter sees it.
 pub(crate) trait Carrier: Send + Sync {
@@ -28,10 +29,13 @@ pub(crate) struct CarriedRequest {
 
 impl Core {
     /// Hands a write that has passed the gate to the job.
-    pub(super) fn carry(&self, index: u16) {
+    pub(super) fn carry(&self, index: u16, inside: Inside) {
+        // The job may do much of its own on this thread: nobody is to wait for that.
+        let carrier = self.hooks.get(&inside).map(|hooks| Arc::clone(&hooks.carrier));
+        self.see(self.gate.step_out(inside));
         // SAFETY: the caller owns the slot.
         let guest = unsafe { self.slots.owned(index) };
-        let Some(hooks) = self.hooks.load_full() else {
+        let Some(carrier) = carrier else {
             // The job is gone: as if it had never been.
             self.forward_carried(index);
             return;
@@ -50,7 +54,7 @@ impl Core {
                 }
             }
         }
-        hooks.carrier.carry(index);
+        carrier.carry(index);
     }
 
     /// Takes a carried request back from the job that no longer wants it: to the device, and marked.

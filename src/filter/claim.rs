@@ -61,12 +61,12 @@ impl Core {
 
     /// From now on the job is told of what happens here.
     pub(crate) fn hook(&self, hooks: Hooks) {
-        self.hooks.store(Some(Arc::new(hooks)));
+        self.hang_with(Some(Arc::new(hooks)));
     }
 
     /// Nothing is marked or carried any more; waiting requests go on.
     pub(crate) fn unhook(&self) {
-        self.hooks.store(None);
+        self.hang_with(None);
         self.gate.set_carry(false);
         self.open_gate();
     }
@@ -100,7 +100,7 @@ impl Core {
         }
         let Some(me) = self.me.upgrade() else { return Err(Errno::ENODEV.into()) };
         let attached = me.attach_to(target)?;
-        self.current.store(Some(attached));
+        self.switch_to(Some(attached));
         Ok(())
     }
 

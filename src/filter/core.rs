@@ -3,7 +3,8 @@
 use super::bounce::{self, Pool};
 use super::claim::Hooks;
 use super::extents::Found;
-use super::gate::{Counted, Entry, Gate};
+use super::gate::{Counted, Entry, Gate, Inside, Left};
+use super::grace::{Grace, Published};
 use super::held_back::HeldBack;
 use super::slots::{Guest, Path, Slots};
 use super::{GuestFlags, GuestIo, shard, too_many};
@@ -13,7 +14,6 @@ use crate::device::{
 };
 use crate::error::{Errno, Error, IoResult, Result, contain};
 use crate::range::{ByteRange, check_bounds};
-use arc_swap::ArcSwapOption;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -42,15 +42,23 @@ impl Drop for Attached {
     }
 }
 
+/// What requests may still look at though it was replaced.
+#[expect(dead_code, reason = "it is there to be dropped")]
+enum Replaced {
+    Attached(Arc<Attached>),
+    Hooks(Arc<Hooks>),
+}
+
 pub(crate) struct Core {
     pub(super) me: Weak<Core>,
     pub(super) gate: Gate,
     pub(super) slots: Slots,
     /// `None` once the filter is taken down.
-    pub(super) current: ArcSwapOption<Attached>,
+    pub(super) current: Published<Attached>,
     /// Seats that the filter has had.
     seats: AtomicU32,
-    pub(super) hooks: ArcSwapOption<Hooks>,
+    pub(super) hooks: Published<Hooks>,
+    grace: Grace<Replaced>,
     pub(super) length: AtomicU64,
     pub(super) alignment: u64,
     /// Requests that came while the gate was closed, in order.
@@ -74,9 +82,10 @@ impl Core {
             me: Weak::clone(me),
             gate: Gate::new(),
             slots: Slots::new(),
-            current: ArcSwapOption::empty(),
+            current: Published::new(),
             seats: AtomicU32::new(0),
-            hooks: ArcSwapOption::empty(),
+            hooks: Published::new(),
+            grace: Grace::new(),
             length: AtomicU64::new(source.length()),
             alignment: u64::from(alignment.max(source.limits().request_alignment)),
             waiting: Mutex::default(),
@@ -89,7 +98,7 @@ impl Core {
             abandoned: AtomicBool::new(false),
         });
         let attached = core.attach_to(source)?;
-        core.current.store(Some(attached));
+        core.switch_to(Some(attached));
         Ok(core)
     }
 
@@ -102,13 +111,31 @@ impl Core {
     }
 
     pub(crate) fn device(&self) -> Option<Device> {
-        self.current.load().as_ref().map(|attached| attached.device.clone())
+        self.current.keep().map(|attached| attached.device.clone())
+    }
+
+    /// Requests go there from now on. The host may be called: this may be the last that kept the old device open.
+    pub(super) fn switch_to(&self, attached: Option<Arc<Attached>>) {
+        if let Some(replaced) = self.current.replace(attached) {
+            drop(self.grace.retire(&self.gate, Replaced::Attached(replaced)));
+        }
+    }
+
+    /// This job is told of what is written from now on, or none is.
+    pub(super) fn hang_with(&self, hooks: Option<Arc<Hooks>>) {
+        let hooked = hooks.is_some();
+        // A request that sees the flag finds the hooks.
+        let replaced = self.hooks.replace(hooks);
+        self.gate.set_hooked(hooked);
+        if let Some(replaced) = replaced {
+            drop(self.grace.retire(&self.gate, Replaced::Hooks(replaced)));
+        }
     }
 
     /// Takes the filter off its device when no handle is left and nothing runs.
     pub(super) fn take_down_if_drained(&self) {
         if self.abandoned.load(Ordering::SeqCst) && self.gate.is_drained() {
-            self.current.store(None);
+            self.switch_to(None);
         }
     }
 
@@ -158,25 +185,25 @@ impl Core {
         }
         let shard = shard();
         match self.gate.enter(shard, io.kind.changes_data()) {
-            Entry::Pass(counted) => {
+            Entry::Pass(counted, inside) => {
                 let Some(index) = self.slots.take(shard) else {
-                    self.leave(shard, counted);
+                    self.see(self.gate.exit_and_step_out(inside, counted));
                     return Err(too_many());
                 };
                 self.fill(index, io, done, Path::Direct(counted), shard);
                 if found.is_some() {
                     self.slots.ask(index, found);
                 }
-                self.send(index, io, counted);
+                self.send(index, io, counted, inside);
             }
-            Entry::Carry => {
+            Entry::Carry(inside) => {
                 let Some(index) = self.slots.take(shard) else {
-                    self.leave(shard, Counted::Other);
+                    self.see(self.gate.exit_and_step_out(inside, Counted::Other));
                     return Err(too_many());
                 };
                 let guest = self.fill(index, io, done, Path::Carried, shard);
                 guest.iov.extend_from_slice(io.iov);
-                self.carry(index);
+                self.carry(index, inside);
             }
             Entry::Closed => {
                 let Some(index) = self.slots.take(shard) else { return Err(too_many()) };
@@ -187,6 +214,7 @@ impl Core {
                 }
                 self.wait_at_gate(index);
             }
+            Entry::Crowded => return Err(too_many()),
         }
         Ok(())
     }
@@ -208,11 +236,13 @@ impl Core {
     }
 
     /// Sends a request that has passed the gate to the current device, in one piece if it takes it so.
-    pub(super) fn send(&self, index: u16, io: &GuestIo<'_>, counted: Counted) {
+    fn send(&self, index: u16, io: &GuestIo<'_>, counted: Counted, inside: Inside) {
         let mut no_room = false;
-        let current = self.current.load();
         // Nothing is taken down while a request is counted.
-        let Some(attached) = current.as_ref() else { return };
+        let Some(attached) = self.current.get(&inside) else {
+            self.see(self.gate.step_out(inside));
+            return;
+        };
         if attached.takes(io) && !self.held_back.any() {
             let request = Request {
                 kind: io.kind,
@@ -223,25 +253,25 @@ impl Core {
             };
             let Some(slot) = self.slots.get(index) else { return };
             let generation = slot.open_for(attached.number);
-            match attached.submit(index, generation, &request) {
-                Answer::Done(result) => {
-                    if slot.state.claim(generation) {
-                        drop(current);
-                        self.finish(index, result).run();
-                    }
+            let answer = attached.submit(index, generation, &request);
+            let is_ours = answer != Answer::Pending && slot.state.claim(generation);
+            match answer {
+                Answer::Done(result) if is_ours => {
+                    self.finish_inside(index, result, inside).run();
                     return;
                 }
-                Answer::Pending => return,
-                Answer::Again => {
-                    if !slot.state.claim(generation) {
-                        return;
-                    }
+                Answer::Again if is_ours => {
                     self.forget_told(index);
                     no_room = true;
                 }
+                _ => {
+                    // It is somebody else's by now.
+                    self.see(self.gate.step_out(inside));
+                    return;
+                }
             }
         }
-        drop(current);
+        self.see(self.gate.step_out(inside));
         // SAFETY: this thread took the slot, and has claimed it back if it had opened it.
         let guest = unsafe { self.slots.owned(index) };
         guest.path = Path::Stepped(counted);
@@ -253,8 +283,42 @@ impl Core {
         }
     }
 
-    /// The end of every request: marks, counts it out, puts the slot back. Whom to tell is returned.
+    /// The end of every request but those that the device did at once: marks, counts it out, puts the slot back. Whom to
+    /// tell is returned.
     pub(super) fn finish(&self, index: u16, result: IoResult) -> Followup {
+        let ended = self.take_out(index, result);
+        let Ended { shard, counted, .. } = ended;
+        let left = match ended.written {
+            None => self.gate.exit(shard, counted),
+            Some(range) => self.gate.exit_untold(shard, counted).unwrap_or_else(|_hooked| {
+                let inside = self.gate.step_in(shard);
+                self.mark_inside(range, &inside);
+                self.gate.exit_and_step_out(inside, counted)
+            }),
+        };
+        self.see(left);
+        ended.tell
+    }
+
+    /// As [`Core::finish`], by the thread that came in with the request.
+    fn finish_inside(&self, index: u16, result: IoResult, inside: Inside) -> Followup {
+        let ended = self.take_out(index, result);
+        let told = match ended.written {
+            None => None,
+            Some(range) => match self.gate.exit_untold_and_step_out(&inside, ended.counted) {
+                Ok(left) => Some(left),
+                Err(_hooked) => {
+                    self.mark_inside(range, &inside);
+                    None
+                }
+            },
+        };
+        self.see(told.unwrap_or_else(|| self.gate.exit_and_step_out(inside, ended.counted)));
+        ended.tell
+    }
+
+    /// Takes a request out of its slot, and puts the slot back.
+    fn take_out(&self, index: u16, result: IoResult) -> Ended {
         // SAFETY: the caller has claimed the completion.
         let guest = unsafe { self.slots.owned(index) };
         let (range, kind, path, shard) = (guest.range, guest.kind, guest.path, usize::from(guest.shard));
@@ -273,39 +337,61 @@ impl Core {
             self.slots.ask(index, None);
         }
         self.slots.put_back(shard, index);
-        let counted = match path {
+        let (counted, written) = match path {
+            // Good or bad, it may have changed something (SPEC G-2); the job is told before anybody else.
             Path::Direct(counted) | Path::Stepped(counted) | Path::Host(counted) => {
-                // Good or bad, it may have changed something (SPEC G-2); before anybody is told.
-                if kind.changes_data() {
-                    self.mark(range);
-                }
-                counted
+                (counted, kind.changes_data().then_some(range))
             }
-            Path::Carried | Path::Waiting => Counted::Other,
+            Path::Carried | Path::Waiting => (Counted::Other, None),
         };
-        self.leave(shard, counted);
-        Followup { tell: done.map(|done| (done, result)), wake: None }
-    }
-
-    /// Counts a request out.
-    pub(super) fn leave(&self, shard: usize, counted: Counted) {
-        if self.gate.exit(shard, counted) {
-            if let Some(hooks) = self.hooks.load_full() {
-                hooks.carrier.news();
-            }
-            self.take_down_if_drained();
+        Ended {
+            shard,
+            counted,
+            written,
+            tell: Followup { tell: done.map(|done| (done, result)), wake: None },
         }
     }
 
-    pub(super) fn mark(&self, range: ByteRange) {
-        let hooks = self.hooks.load();
-        if let Some(hooks) = hooks.as_ref()
+    /// Tells whoever waits for what a shard that was left has brought about.
+    pub(super) fn see(&self, left: Left) {
+        if left == Left::AsTheLast {
+            self.see_the_last_out();
+        }
+    }
+
+    #[cold]
+    fn see_the_last_out(&self) {
+        drop(self.grace.advance(&self.gate));
+        if let Some(hooks) = self.hooks.keep() {
+            hooks.carrier.news();
+        }
+        self.take_down_if_drained();
+    }
+
+    fn mark_inside(&self, range: ByteRange, inside: &Inside) {
+        if let Some(hooks) = self.hooks.get(inside)
             && let Some(tracking) = &hooks.tracking
             && tracking.mark_and_see(range)
         {
             hooks.carrier.news();
         }
     }
+
+    /// Marks what was written by no request of this filter.
+    pub(super) fn mark(&self, range: ByteRange) {
+        let inside = self.gate.step_in(shard());
+        self.mark_inside(range, &inside);
+        self.see(self.gate.step_out(inside));
+    }
+}
+
+/// What is left of a request that was taken out of its slot.
+struct Ended {
+    shard: usize,
+    counted: Counted,
+    /// What it may have changed, of which a job has to be told.
+    written: Option<ByteRange>,
+    tell: Followup,
 }
 
 impl Attached {
@@ -404,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_tells_a_guest_of_extents_is_refused() {
+    fn a_device_that_tells_of_extents_unasked_is_refused() {
         // SPEC D-3, D-6
         let filter = Filter::new(&Device::memory(4096).expect("a device")).expect("a seat");
         let extent = Extent { length: 512, flags: ExtentFlags::DATA };

@@ -6,8 +6,9 @@
 //!
 //! # The fast path
 //! A request in background mode: enter the gate (one atomic step), take a slot (one), call the device, and when that
-//! is done mark the bitmap (one, or two), leave the gate (one), put the slot back (one). No lock, no allocation, no
-//! waiting for whoever polls the job.
+//! is done claim the completion (one), put the slot back (one), mark the bitmap (one, or two) and leave the gate (one).
+//! No lock, no allocation, no waiting for whoever polls the job. The pointers to the device and to the job's hooks cost
+//! no step: who is inside the gate may read them (`grace`).
 //!
 //! # Ownership
 //! A request is owned by the thread that submits it, then by whoever claims its completion (`slots`). It holds its
@@ -20,6 +21,7 @@ mod claim;
 mod core;
 mod extents;
 mod gate;
+mod grace;
 mod held_back;
 mod slots;
 mod steps;

@@ -10,6 +10,7 @@
 use super::bounce;
 use super::core::{Attached, Core};
 use super::held_back::{Offered, Place};
+use super::shard;
 use super::slots::Guest;
 use crate::device::{Answer, IoVec, Kind, Request, is_aligned, most_zeroes, slice_into, zeroes};
 use crate::error::{Errno, IoResult, to_c};
@@ -68,15 +69,19 @@ impl Core {
     fn run_steps(&self, index: u16) -> Offered {
         let Some(slot) = self.slots.get(index) else { return Offered::Taken };
         loop {
-            let current = self.current.load();
-            let Some(attached) = current.as_ref() else { return Offered::Taken };
+            let inside = self.gate.step_in(shard());
+            // Nothing is taken down while a request is counted.
+            let Some(attached) = self.current.get(&inside) else {
+                self.see(self.gate.step_out(inside));
+                return Offered::Taken;
+            };
             // SAFETY: the caller owns the slot, or this loop has claimed the last step.
             let guest = unsafe { self.slots.owned(index) };
             let mut iov = Vec::new();
             let (kind, range) = match self.next_step(guest, attached, &mut iov) {
                 Ok(step) => step,
                 Err(errno) => {
-                    drop(current);
+                    self.see(self.gate.step_out(inside));
                     self.finish(index, Err(errno)).run();
                     return Offered::Taken;
                 }
@@ -85,7 +90,7 @@ impl Core {
             slot.step.store(SUBMITTING, Ordering::Release);
             let generation = slot.open_for(attached.number);
             let answer = attached.submit(index, generation, &request);
-            drop(current);
+            self.see(self.gate.step_out(inside));
             let claimed = !matches!(answer, Answer::Pending) && slot.state.claim(generation);
             let result = match answer {
                 Answer::Done(result) if claimed => result,
@@ -137,7 +142,9 @@ impl Core {
     fn after_step(&self, index: u16, result: IoResult) -> Option<IoResult> {
         // SAFETY: the step was claimed by the caller.
         let guest = unsafe { self.slots.owned(index) };
-        let length = self.current.load().as_ref().map_or(0, |attached| step_length(guest, attached));
+        let inside = self.gate.step_in(shard());
+        let length = self.current.get(&inside).map_or(0, |attached| step_length(guest, attached));
+        self.see(self.gate.step_out(inside));
         guest.stepped += length;
         (result.is_err() || guest.stepped >= guest.range.len()).then_some(result)
     }

@@ -15,19 +15,23 @@ impl Core {
         let shard = shard();
         let counted = loop {
             match self.gate.enter(shard, kind.changes_data()) {
-                Entry::Pass(counted) => break counted,
+                Entry::Pass(counted, inside) => {
+                    self.see(self.gate.step_out(inside));
+                    break counted;
+                }
+                Entry::Crowded => return Err(too_many()),
                 Entry::Closed if self.will_say_when_open() => return Ok(Begin::Again),
                 // It was opened in between.
                 Entry::Closed => {}
-                Entry::Carry => {
-                    self.leave(shard, Counted::Other);
+                Entry::Carry(inside) => {
+                    self.see(self.gate.exit_and_step_out(inside, Counted::Other));
                     return Err(host_io_while_carrying());
                 }
             }
         };
         self.has_host_io.store(true, Ordering::SeqCst);
         let Some(index) = self.slots.take(shard) else {
-            self.leave(shard, counted);
+            self.see(self.gate.exit(shard, counted));
             return Err(too_many());
         };
         // SAFETY: just taken.
@@ -86,9 +90,13 @@ impl Core {
                 }
             }
             let entry = self.gate.enter(shard, changes_data);
-            if entry != Entry::Closed {
-                self.go_on(index, entry);
-                return;
+            match entry {
+                Entry::Closed => {}
+                Entry::Crowded => std::thread::yield_now(),
+                Entry::Pass(..) | Entry::Carry(_) => {
+                    self.go_on(index, entry);
+                    return;
+                }
             }
         }
     }
@@ -106,15 +114,16 @@ impl Core {
         // SAFETY: the caller owns the slot.
         let guest = unsafe { self.slots.owned(index) };
         match entry {
-            Entry::Pass(counted) => {
+            Entry::Pass(counted, inside) => {
+                self.see(self.gate.step_out(inside));
                 guest.path = Path::Stepped(counted);
                 self.send_stepped(index);
             }
-            Entry::Carry => {
+            Entry::Carry(inside) => {
                 guest.path = Path::Carried;
-                self.carry(index);
+                self.carry(index, inside);
             }
-            Entry::Closed => debug_assert!(false, "it is in"),
+            Entry::Closed | Entry::Crowded => debug_assert!(false, "it is in"),
         }
     }
 
