@@ -13,7 +13,7 @@ use super::conflict::Queue;
 use super::options::{MAX_IN_FLIGHT, Settings};
 use super::outbox::{OpId, Side};
 use super::scan::{Method, Piece};
-use super::window::Stamp;
+use super::window::{Room, Stamp};
 use super::{Engine, Extent, Flags, Kind, Status};
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::range::{ByteRange, ChunkRange, Geometry};
@@ -61,6 +61,37 @@ struct Reservation {
     held: bool,
 }
 
+/// Whether the target is asked to make copies by itself (SPEC C-13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offload {
+    Off,
+    /// As many were asked for in vain since one worked.
+    On {
+        in_vain: u32,
+    },
+}
+
+/// Most errors speak of one place; as many in a row speak of the two sides, and each costs a request.
+const MOST_IN_VAIN: u32 = 16;
+
+impl Offload {
+    fn worked(&mut self) {
+        if let Self::On { in_vain } = self {
+            *in_vain = 0;
+        }
+    }
+
+    fn failed(&mut self, errno: Errno) {
+        if let Self::On { in_vain } = self {
+            *in_vain += 1;
+            let never = matches!(errno, Errno::EOPNOTSUPP | Errno::EXDEV | Errno::ENOSYS);
+            if never || *in_vain >= MOST_IN_VAIN {
+                *self = Self::Off;
+            }
+        }
+    }
+}
+
 /// The background operations and the copy buffers.
 #[derive(Debug)]
 pub(super) struct Ops {
@@ -72,7 +103,7 @@ pub(super) struct Ops {
     buffer_chunks: u32,
     in_flight: u32,
     in_flight_bytes: u64,
-    /// Those that hold buffers, and their bytes.
+    /// Those whose data is on its way, through buffers or not, and their bytes.
     copies: u32,
     copied_bytes: u64,
     reserved: Option<Reservation>,
@@ -341,7 +372,7 @@ impl Engine {
     /// Starts a planned piece, whose chunks are held and not dirty.
     pub(super) fn start_piece(&mut self, piece: Piece) -> Started {
         match piece.method {
-            Method::Copy if self.offloads => self.start_offloaded(piece.chunks),
+            Method::Copy if self.offload != Offload::Off => self.start_offloaded(piece.chunks),
             Method::Copy | Method::CopyThrough => self.start_copy(piece.chunks),
             Method::Zero | Method::Discard => self.start_clear(piece),
         }
@@ -396,11 +427,10 @@ impl Engine {
             return true;
         }
         match self.window.room(self.ops.copied_bytes, guests) {
-            Ok(()) => true,
-            Err(until) => {
-                if let Some(until) = until {
-                    self.scan.wake_at(until);
-                }
+            Room::Yes => true,
+            Room::Later => false,
+            Room::At(until) => {
+                self.scan.wake_at(until);
                 false
             }
         }
@@ -413,22 +443,22 @@ impl Engine {
 
     /// A chunk at least, however large it is; what is larger than a device takes at a time goes in parts.
     fn most_chunks_per_copy(&self, start: u64) -> u64 {
-        let guests = self.guests.are_active(self.now);
-        let fits = match self.settings.options.guest_first_io {
-            0 if guests => Some(self.window.longest_copy(true)),
-            _ if !guests && self.settings.fits_link => Some(self.window.longest_copy(false)),
-            _ => None,
+        let fitted = |guests| (self.window.longest_copy(guests), true);
+        let (longest, changes) = match self.settings.options.guest_first_io {
+            0 if self.guests.are_active(self.now) => fitted(true),
+            set if self.guests.are_active(self.now) => (set, false),
+            _ if self.settings.fits_link => fitted(false),
+            _ => (u64::MAX, false),
         };
-        let first = if guests && fits.is_none() { self.settings.options.guest_first_io } else { u64::MAX };
         let most = self
             .settings
             .max_io
-            .min(fits.unwrap_or(first))
+            .min(longest)
             .min(self.source.limits.max_transfer)
             .min(self.target.limits.max_transfer);
         let most = (most / self.geometry.granularity()).max(1);
         // Where lengths change from copy to copy, they end where copies of equal length would.
-        if fits.is_some() && most.is_power_of_two() { most - start % most } else { most }
+        if changes && most.is_power_of_two() { most - start % most } else { most }
     }
 
     /// The target is asked to take the data over by itself: no buffer is needed, and what follows is as for any copy.
@@ -453,9 +483,7 @@ impl Engine {
 
     /// What could not be copied so is copied through buffers: only that shows which side fails, if one does.
     fn offloaded_failed(&mut self, id: OpId, errno: Errno) {
-        if matches!(errno, Errno::EOPNOTSUPP | Errno::EXDEV | Errno::ENOSYS) {
-            self.offloads = false;
-        }
+        self.offload.failed(errno);
         self.copy_came_through(id, 0);
         let (chunks, _) = self.end_op(id);
         if self.is_ending() || self.pauses.any() {
@@ -608,7 +636,10 @@ impl Engine {
 
     fn offloaded_done(&mut self, id: OpId, result: IoResult) {
         match result {
-            Ok(()) => self.write_done(id, Kind::Copy, Ok(())),
+            Ok(()) => {
+                self.offload.worked();
+                self.write_done(id, Kind::Copy, Ok(()));
+            }
             Err(errno) => {
                 self.progress.count(Kind::Copy, 0, result);
                 self.offloaded_failed(id, errno);

@@ -61,7 +61,7 @@ use crate::device::Limits;
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::range::Geometry;
 use conflict::Conflicts;
-use copy::Ops;
+use copy::{Offload, Ops};
 use errors::Errors;
 use event::Events;
 use finish::Finish;
@@ -132,8 +132,7 @@ pub struct Engine {
     ready: bool,
     /// The flush before ready is under way.
     flushing_for_ready: bool,
-    /// The target makes copies by itself.
-    offloads: bool,
+    offload: Offload,
     /// No guest write that entered before writes were carried is still running.
     uncarried_writes_done: bool,
     start: Start,
@@ -173,7 +172,11 @@ impl Engine {
             copy_mode: settings.options.copy_mode,
             ready: false,
             flushing_for_ready: false,
-            offloads: target.copies && settings.options.copy_offload,
+            offload: if target.copies && settings.options.copy_offload {
+                Offload::On { in_vain: 0 }
+            } else {
+                Offload::Off
+            },
             uncarried_writes_done: false,
             pauses: Pauses::default(),
             status: Status::Created,

@@ -2,9 +2,10 @@
 //!
 //! As many as come through in the time that a copy takes by itself, and in a short delay on top of that: `rate × (base +
 //! delay)`. The *rate* is the most that came through in one of the last rounds, guests' carried writes among it; a round
-//! lasts until a copy is done that was started in it. The *base* is the least that a copy took. So the window grows for as long as more comes through, and stays where more would only wait: what a guest's write
-//! finds queued before it is never more than the delay. The first copy is sent alone, and once in a while
-//! another, because the least of what was seen behind a queue is no base.
+//! lasts until a copy is done that was started in it. The *base* is the least that a copy took. So the window grows for as
+//! long as more comes through, and stays where more would only wait: what a guest's write finds queued before it is never
+//! more than the delay. The first copy is sent alone, and once in a while another, because the least of what was seen
+//! behind a queue is no base.
 //!
 //! The model of the link is that of BBR (Cardwell, Cheng, Gunn, Yeganeh, Jacobson: "BBR: Congestion-Based Congestion
 //! Control", ACM Queue 14-5, 2016), the delay as a target that of LEDBAT (RFC 6817), for traffic that makes way for other.
@@ -37,10 +38,20 @@ pub(super) struct Stamp {
     round: u32,
     /// When it was sent, if that is known.
     sent: Option<Nanos>,
-    /// No other copy was on its way.
-    alone: bool,
+    /// It was sent alone to see the base.
+    probe: bool,
     /// What guests had on its way before it.
     behind: u64,
+}
+
+/// Whether another copy may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Yes,
+    /// When something has come through.
+    Later,
+    /// At this time, whatever else happens, or earlier when something has come through.
+    At(Nanos),
 }
 
 #[derive(Debug)]
@@ -111,35 +122,31 @@ impl Window {
         1 << part.ilog2()
     }
 
-    /// Whether another copy may be sent while so many bytes of copies and of guests' writes are on their way; `Err`
-    /// with a time if it may be then, whatever else happens.
-    pub(super) fn room(&mut self, copies: u64, guests: Option<u64>) -> Result<(), Option<Nanos>> {
+    /// Whether another copy may be sent while so many bytes of copies and of guests' writes are on their way.
+    pub(super) fn room(&mut self, copies: u64, guests: Option<u64>) -> Room {
         if copies > 0 && (self.probing || copies + guests.unwrap_or(0) >= self.bytes(guests.is_some())) {
             self.held_back = true;
-            return Err(None);
+            return Room::Later;
         }
         // One copy is always on its way, or soon: a guest must not keep the disk from being copied for ever.
         if guests.is_some_and(|bytes| bytes >= self.bytes(true)) && self.now < self.trickle_at {
             self.held_back = true;
-            return Err(Some(self.trickle_at));
+            return Room::At(self.trickle_at);
         }
-        Ok(())
+        Room::Yes
     }
 
     /// A copy is sent; `alone` if no other is on its way, behind so many bytes of guests' writes.
     pub(super) fn sent(&mut self, bytes: u64, alone: bool, behind: u64) -> Stamp {
+        // Who sends others beside it hasn't asked for room: the user has said how many there may be. So none will be alone.
+        self.probing &= alone;
         if alone && !self.held_back && self.now.since(self.last_done) >= SHORTEST_ROUND_NS {
             // The time in which there was nothing to send says nothing about the link.
             self.begin_round();
         }
         let takes = time_for(bytes, self.rate()).saturating_mul(TRICKLE).min(LONGEST_TRICKLE_NS);
         self.trickle_at = self.now + takes;
-        Stamp {
-            round: self.round,
-            sent: self.exact.then_some(self.now),
-            alone: alone && self.probing,
-            behind,
-        }
+        Stamp { round: self.round, sent: self.exact.then_some(self.now), probe: self.probing, behind }
     }
 
     /// A guest's carried write came through.
@@ -157,11 +164,11 @@ impl Window {
         {
             let took = self.now.since(sent);
             // A probe may have had to wait for guests' writes.
-            let waited = if stamp.alone { time_for(stamp.behind, self.rate()) } else { 0 };
+            let waited = if stamp.probe { time_for(stamp.behind, self.rate()) } else { 0 };
             // Not for all of its time: some of what was before it may have been nearly through.
-            self.look_at_base(took.saturating_sub(waited).max(took / 8), stamp.alone);
+            self.look_at_base(took.saturating_sub(waited).max(took / 8), stamp.probe);
         }
-        if stamp.alone {
+        if stamp.probe {
             self.probing = false;
         }
         let elapsed = self.now.since(self.round_began);
@@ -170,9 +177,9 @@ impl Window {
         }
     }
 
-    fn look_at_base(&mut self, took: u64, alone: bool) {
+    fn look_at_base(&mut self, took: u64, probe: bool) {
         match self.base_ns {
-            Some(base) if took > base && !alone => {
+            Some(base) if took > base && !probe => {
                 let lasts = BASE_LASTS_NS.max(base.saturating_mul(BASE_LASTS_TIMES));
                 if self.now.since(self.base_seen) >= lasts && self.held_back {
                     self.probing = true;
@@ -306,8 +313,10 @@ mod tests {
                 }
                 let wake_at = loop {
                     let guests = self.has_guests();
-                    if let Err(at) = self.window.room(self.copies, guests) {
-                        break at.map_or(u64::MAX, |at| at.0);
+                    match self.window.room(self.copies, guests) {
+                        Room::Yes => {}
+                        Room::Later => break u64::MAX,
+                        Room::At(at) => break at.0,
                     }
                     let bytes = self.window.longest_copy(guests.is_some()).min(1 << 20);
                     let stamp = self.window.sent(bytes, self.copies == 0, self.guests);
@@ -376,13 +385,13 @@ mod tests {
         window.done(probe, LEAST_COPY);
         assert!(window.rate() > 0);
         let all = 1 << 30;
-        assert_eq!(window.room(0, Some(all)), Ok(()), "for the first time");
+        assert_eq!(window.room(0, Some(all)), Room::Yes, "for the first time");
         window.sent(LEAST_COPY, true, all);
-        assert_eq!(window.room(LEAST_COPY, Some(all)), Err(None), "one is under way");
+        assert_eq!(window.room(LEAST_COPY, Some(all)), Room::Later, "one is under way");
         let then = 3 * MS + time_for(LEAST_COPY, window.rate()) * TRICKLE;
-        assert_eq!(window.room(0, Some(all)), Err(Some(Nanos(then))));
+        assert_eq!(window.room(0, Some(all)), Room::At(Nanos(then)));
         window.set_time(Nanos(then), true);
-        assert_eq!(window.room(0, Some(all)), Ok(()));
+        assert_eq!(window.room(0, Some(all)), Room::Yes);
     }
 
     #[test]
@@ -424,7 +433,7 @@ mod tests {
         window.set_time(Nanos(*now), true);
         let stamp = window.sent(bytes, false, 0);
         if held_back {
-            assert!(window.room(1 << 60, None).is_err());
+            assert!(window.room(1 << 60, None) != Room::Yes);
         }
         *now += 2 * MS;
         window.set_time(Nanos(*now), true);
@@ -507,7 +516,7 @@ mod tests {
         let mut copy = |window: &mut Window, took: u64| {
             window.set_time(Nanos(now), true);
             let stamp = window.sent(LEAST_COPY, false, 0);
-            assert!(window.room(1 << 60, None).is_err());
+            assert!(window.room(1 << 60, None) != Room::Yes);
             now += took;
             window.set_time(Nanos(now), true);
             window.done(stamp, LEAST_COPY);
@@ -523,7 +532,18 @@ mod tests {
         copy(&mut window, 2 * MS);
         assert!(window.probing);
         assert_eq!(window.longest_copy(false), LEAST_COPY);
-        assert!(window.room(1, None).is_err() && window.room(0, None).is_ok());
+        assert!(window.room(1, None) != Room::Yes && window.room(0, None) == Room::Yes);
+    }
+
+    #[test]
+    fn copies_are_not_kept_short_where_the_user_says_how_many_there_may_be() {
+        // SPEC C-11: then none is alone, and to wait for a measure would be to wait for ever.
+        let mut window = Window::new();
+        window.set_time(Nanos(MS), true);
+        let _ = window.sent(LEAST_COPY, true, 0);
+        assert_eq!(window.longest_copy(true), LEAST_COPY);
+        let _ = window.sent(LEAST_COPY, false, 0);
+        assert!(window.longest_copy(true) > LEAST_COPY);
     }
 
     /// A copy that is sent with no other under way and takes so long.

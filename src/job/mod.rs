@@ -26,7 +26,7 @@ use crate::clock::Nanos;
 use crate::device::clients::TargetClaim;
 use crate::device::{Device, Kind, Lane, Limits, Wake};
 use crate::engine::{BackingMode, CopyMode, Engine, Event, Info, Options, Side, SideInfo, Sync};
-use crate::error::{Errno, Error, IoResult, Result};
+use crate::error::{Errno, Error, IoResult, Result, contain};
 use crate::filter::{Carrier, Claim, Core as FilterCore, Filter, Hooks, Traffic};
 use arc_swap::ArcSwapOption;
 use crossbeam::queue::SegQueue;
@@ -581,10 +581,11 @@ impl Shared {
     /// Whether the time is known that it is now.
     fn look_at_clock(&self) -> bool {
         let clock = self.clock.load();
-        if let Some(clock) = clock.as_ref() {
-            self.now.fetch_max(clock().0, Ordering::SeqCst);
+        let told = clock.as_ref().and_then(|clock| contain("a clock", || clock()));
+        if let Some(now) = told {
+            self.now.fetch_max(now.0, Ordering::SeqCst);
         }
-        clock.is_some()
+        told.is_some()
     }
 
     /// A poll finds another thread driving: that the time has passed is news for it. The answer's time is for a host

@@ -54,6 +54,27 @@ fn a_copy_that_fails_is_made_through_buffers_and_is_no_error() {
 }
 
 #[test]
+fn a_target_that_fails_every_copy_is_not_asked_for_ever() {
+    // SPEC C-13
+    let mut script = Script::with(disk(|_| {}), copying_disk());
+    script.target.set_faults(Faults { most: Some(15), ..faults(Kind::Copy, Errno::EINVAL) });
+    script.begin(Options { max_in_flight: 1, ..options() });
+    script.until_equal();
+    let chunks = LENGTH / CHUNK;
+    assert_eq!((script.info().copies.errors, script.info().writes.ops), (15, 15), "then one works");
+    script.target.set_faults(faults(Kind::Copy, Errno::EINVAL));
+    for chunk in 0..chunks {
+        let _ = script.write(chunk * CHUNK, 7, CHUNK as usize);
+    }
+    script.deliver();
+    script.until_equal();
+    let info = script.info();
+    assert_eq!(info.copies.errors, 15 + 16, "as many in a row are enough");
+    assert_eq!((info.copies.ops - info.copies.errors, info.writes.ops), (chunks - 15, 15 + chunks));
+    assert_eq!((info.errors, script.failures().len()), (0, 0));
+}
+
+#[test]
 fn the_side_that_fails_is_seen_when_it_is_copied_through_buffers() {
     // SPEC E-1
     let mut script = Script::with(disk(|_| {}), copying_disk());
