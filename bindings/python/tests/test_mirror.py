@@ -18,7 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import blkmirror as b  # noqa: E402
-from blkmirror import _ffi  # noqa: E402
+from blkmirror import _abi  # noqa: E402
+from blkmirror._ffi import lib  # noqa: E402
 
 MIB = 1 << 20
 
@@ -401,20 +402,19 @@ class Details(unittest.TestCase):
                     disk.zero(offset, length)
 
     def test_structures_are_as_long_as_in_c(self):
-        for make, structure in [
-            (lambda out: _ffi.lib.mirror_job_options_init(out, ctypes.sizeof(_ffi.JobOptions)), _ffi.JobOptions),
-        ]:
-            value = structure()
-            self.assertEqual(make(ctypes.byref(value)), 0)
-            self.assertEqual(value.struct_size, ctypes.sizeof(structure))
+        size = ctypes.sizeof(lib.abi.JobOptions)
+        with lib.new(lib.abi.JobOptions) as options:
+            options.value.struct_size = 0
+            self.assertEqual(lib.mirror_job_options_init(options.address, size), 0)
+            self.assertEqual(options.value.struct_size, size)
         header = (Path(__file__).resolve().parents[3] / "include" / "blkmirror.h").read_text()
         # All of them: what the header has and Python can't reach is missing here.
         declared = set(re.findall(r"^\w[\w ]*[ *](mirror_\w+)\(", header, re.M))
-        self.assertEqual(declared, set(_ffi.FUNCTIONS))
-        for structure, name in [(_ffi.DeviceOps, "mirror_device_ops"), (_ffi.DeviceLimits, "mirror_device_limits"),
-                                (_ffi.JobOptions, "mirror_job_options"), (_ffi.JobInfo, "mirror_job_info"),
-                                (_ffi.Event, "mirror_event"), (_ffi.CheckOptions, "mirror_check_options"),
-                                (_ffi.CheckFinding, "mirror_check_finding"), (_ffi.PrepareInfo, "mirror_prepare_info")]:
+        self.assertEqual(declared, set(_abi.FUNCTIONS))
+        for structure, name in [(lib.abi.DeviceOps, "mirror_device_ops"), (lib.abi.DeviceLimits, "mirror_device_limits"),
+                                (lib.abi.JobOptions, "mirror_job_options"), (lib.abi.JobInfo, "mirror_job_info"),
+                                (lib.abi.Event, "mirror_event"), (lib.abi.CheckOptions, "mirror_check_options"),
+                                (lib.abi.CheckFinding, "mirror_check_finding"), (lib.abi.PrepareInfo, "mirror_prepare_info")]:
             body = header.split("} %s;" % name)[0].rsplit("typedef struct {", 1)[1]
             place = -1
             for field, *_ in structure._fields_:
@@ -460,9 +460,7 @@ class Details(unittest.TestCase):
         del job, source, target, disk
         gc.collect()
         self.assertEqual([ref for ref in gone if ref() is not None], [])
-        from blkmirror import device, filter as guest
-
-        self.assertEqual((len(device._KEPT), len(guest._waiting)), (0, 0))
+        self.assertEqual(lib.kept, 0)
 
 
 if __name__ == "__main__":

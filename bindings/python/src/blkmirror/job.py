@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes as c
+import errno
 import select
+import threading
 import time
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import Callable, Iterator, List, NamedTuple, Optional, Union
 
-from . import _ffi
-from ._ffi import lib
+from . import _abi
+from ._library import Library
 from .device import BaseDevice, Device, devices_under
-from .errors import check, errno_of
+from .errors import MirrorError, errno_of
 from .events import Event, read_event
 from .filter import Filter
 from .info import JobInfo, read_info
@@ -87,33 +89,47 @@ class Job:
         clock: Optional[Callable[[], int]] = None,
     ) -> None:
         self._handle: Optional[int] = None
+        lib = self._lib = filter._lib
+        for other in (target, replaces):
+            if other is not None and other._lib is not lib:
+                raise ValueError("filter and target must be of one library")
         self._raised: List[BaseException] = []
         self._sources: List[Union[Device, Filter]] = [*devices_under(filter.is_on, target), filter]
-        options = _ffi.JobOptions()
-        check(lib.mirror_job_options_init(c.byref(options), c.sizeof(options)))
-        if id is not None:
-            options.id = id.encode()
-        options.kind, options.sync, options.copy_mode = kind, sync, copy_mode
-        options.backing_mode = backing_mode
-        options.on_source_error, options.on_target_error = on_source_error, on_target_error
-        options.granularity, options.buf_size = granularity, buf_size
-        options.max_in_flight, options.max_io, options.speed = max_in_flight, max_io, speed
-        if pass_interval_ns is not None:
-            options.pass_interval_ns = pass_interval_ns
-        if guest_first_io is not None:
-            options.guest_first_io = guest_first_io
-        if guest_first_in_flight is not None:
-            options.guest_first_in_flight = guest_first_in_flight
         wanted = (unmap, target_is_zero, detect_zeroes, auto_finalize, auto_dismiss, auto_complete, inline,
                   copy_offload)
-        options.flags = sum(1 << bit for bit, on in enumerate(wanted) if on)
-        if replaces is not None:
-            options.replaces = replaces.handle
-        self._hooks = _make_hooks(self._raised, wake, prepare, clock)
-        options.wake, options.prepare, options.clock = self._hooks
-        out = c.c_void_p()
-        check(lib.mirror_job_new(filter.handle, target.handle, c.byref(options), c.byref(out)))
-        self._handle = out.value
+        with lib.new(lib.abi.JobOptions) as told, lib.new(lib.abi.word) as out:
+            lib.check(lib.mirror_job_options_init(told.address, c.sizeof(lib.abi.JobOptions)))
+            options = told.value
+            options.kind, options.sync, options.copy_mode = kind, sync, copy_mode
+            options.backing_mode = backing_mode
+            options.on_source_error, options.on_target_error = on_source_error, on_target_error
+            options.granularity, options.buf_size = granularity, buf_size
+            options.max_in_flight, options.max_io, options.speed = max_in_flight, max_io, speed
+            if pass_interval_ns is not None:
+                options.pass_interval_ns = pass_interval_ns
+            if guest_first_io is not None:
+                options.guest_first_io = guest_first_io
+            if guest_first_in_flight is not None:
+                options.guest_first_in_flight = guest_first_in_flight
+            options.flags = sum(1 << bit for bit, on in enumerate(wanted) if on)
+            if replaces is not None:
+                options.replaces = replaces.handle
+            name = lib.lend_copy(memoryview((id or "").encode() + b"\0"))
+            if id is not None:
+                options.id = name.address
+            self._woken = threading.Event()
+            hooks = _Hooks(lib, self._raised, self._woken, wake, prepare, clock)
+            options.wake, options.prepare = lib.callback("hook", _wake), lib.callback("prepare", _prepare)
+            if clock is not None:
+                options.clock = lib.callback("clock", _clock)
+            options.closed = lib.farewell("hook", _closed)
+            handles = filter.handle, target.handle
+            options.opaque = lib.keep(hooks)
+            try:
+                lib.check(lib.mirror_job_new(*handles, told.address, out.address))
+            finally:
+                name.close()
+            self._handle = out.value
 
     @property
     def handle(self) -> int:
@@ -124,18 +140,20 @@ class Job:
 
     def start(self) -> None:
         """Begins; the work is done by :meth:`poll`."""
-        check(lib.mirror_job_start(self.handle))
+        self._lib.check(self._lib.mirror_job_start(self.handle))
 
     def poll(self, now: Optional[int] = None) -> Poll:
         """Does what can be done now, in bounded time. From one thread at a time.
 
         ``now`` is nanoseconds on a clock that doesn't go back; the library's own if it isn't given.
         """
-        wake_at = c.c_uint64()
-        at = lib.mirror_clock_ns() if now is None else now
-        state = check(lib.mirror_job_poll(self.handle, at, c.byref(wake_at)))
+        lib = self._lib
+        with lib.new(lib.abi.u64) as out:
+            at = lib.clock_ns() if now is None else now
+            state = lib.check(lib.mirror_job_poll(self.handle, at, out.address))
+            wake_at = int(out.value)
         self._raise_what_callbacks_raised()
-        return Poll(PollState(state), None if wake_at.value == _ffi.NEVER else wake_at.value)
+        return Poll(PollState(state), None if wake_at == _abi.NEVER else wake_at)
 
     def _raise_what_callbacks_raised(self) -> None:
         if self._raised:
@@ -147,7 +165,7 @@ class Job:
 
     def fileno(self) -> int:
         """A descriptor that is readable when the job is worth polling (Linux)."""
-        return check(lib.mirror_job_fd(self.handle))
+        return self._lib.check(self._lib.mirror_job_fd(self.handle))
 
     def run(self, until: str = "concluded", timeout: Optional[float] = None) -> JobInfo:
         """Polls, and sleeps in between, until the job is ``"ready"`` or ``"concluded"``; or concluded before it was ready.
@@ -157,8 +175,7 @@ class Job:
         if until not in ("ready", "concluded"):
             raise ValueError("until: must be 'ready' or 'concluded', not %r" % (until,))
         end = None if timeout is None else time.monotonic() + timeout
-        poller = select.poll()
-        poller.register(self.fileno(), select.POLLIN)
+        wait = self._waiter()
         while True:
             poll = self.poll()
             info = self.info
@@ -168,26 +185,43 @@ class Job:
             if left is not None and left <= 0:
                 raise TimeoutError("the job is not %s after %s seconds: it is %s" % (until, timeout, info.status.name))
             if poll.state is PollState.IDLE:
-                waits = [] if left is None else [left * 1000]
+                waits = [] if left is None else [left]
                 if poll.wake_at is not None:
-                    waits.append(max(0, poll.wake_at - lib.mirror_clock_ns()) / 1e6)
-                poller.poll(min(waits) + 1 if waits else None)
+                    waits.append(max(0, poll.wake_at - self._lib.clock_ns()) / 1e9)
+                wait(min(waits) if waits else None)
+
+    def _waiter(self) -> Callable[[Optional[float]], object]:
+        """What waits until the job is worth polling, or so many seconds: by its descriptor, if there are such things."""
+        try:
+            descriptor = self.fileno()
+        except MirrorError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            return self._wait_for_the_hook
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        return lambda seconds: poller.poll(None if seconds is None else seconds * 1000 + 1)
+
+    def _wait_for_the_hook(self, seconds: Optional[float]) -> None:
+        # News that come after the poll that was for the last ones are for the next.
+        self._woken.wait(seconds)
+        self._woken.clear()
 
     def pause(self) -> None:
         """Stops copying; what is in flight is finished."""
-        check(lib.mirror_job_pause(self.handle))
+        self._lib.check(self._lib.mirror_job_pause(self.handle))
 
     def resume(self) -> None:
         """Goes on copying, after :meth:`pause` or an error."""
-        check(lib.mirror_job_resume(self.handle))
+        self._lib.check(self._lib.mirror_job_resume(self.handle))
 
     def drain_begin(self) -> None:
         """Pauses on top of any other pause, until as many :meth:`drain_end`."""
-        check(lib.mirror_job_drain_begin(self.handle))
+        self._lib.check(self._lib.mirror_job_drain_begin(self.handle))
 
     def drain_end(self) -> None:
         """Ends one :meth:`drain_begin`."""
-        check(lib.mirror_job_drain_end(self.handle))
+        self._lib.check(self._lib.mirror_job_drain_end(self.handle))
 
     @contextmanager
     def drain(self) -> Iterator[None]:
@@ -200,36 +234,36 @@ class Job:
 
     def complete(self) -> None:
         """Finishes and switches the filter to the target."""
-        check(lib.mirror_job_complete(self.handle))
+        self._lib.check(self._lib.mirror_job_complete(self.handle))
 
     def cancel(self, force: bool = False) -> None:
         """Ends without switching; after ready and without ``force`` the target is a copy of that instant."""
-        check(lib.mirror_job_cancel(self.handle, force))
+        self._lib.check(self._lib.mirror_job_cancel(self.handle, force))
 
     def finalize(self) -> None:
         """Goes on from pending."""
-        check(lib.mirror_job_finalize(self.handle))
+        self._lib.check(self._lib.mirror_job_finalize(self.handle))
 
     def dismiss(self) -> None:
         """Forgets a concluded job."""
-        check(lib.mirror_job_dismiss(self.handle))
+        self._lib.check(self._lib.mirror_job_dismiss(self.handle))
 
     def set_speed(self, bytes_per_second: int) -> None:
         """Changes the rate limit; 0 is none."""
-        check(lib.mirror_job_set_speed(self.handle, bytes_per_second))
+        self._lib.check(self._lib.mirror_job_set_speed(self.handle, bytes_per_second))
 
     def change(self, copy_mode: CopyMode) -> None:
         """Changes how guest writes reach the target."""
-        check(lib.mirror_job_change(self.handle, copy_mode))
+        self._lib.check(self._lib.mirror_job_change(self.handle, copy_mode))
 
     @property
     def info(self) -> JobInfo:
         """What can be known about the job."""
-        return read_info(self.handle)
+        return read_info(self._lib, self.handle)
 
     def next_event(self) -> Optional[Event]:
         """The oldest event that was not read."""
-        return read_event(self.handle)
+        return read_event(self._lib, self.handle)
 
     def events(self) -> Iterator[Event]:
         """The events that were not read, oldest first."""
@@ -241,7 +275,7 @@ class Job:
     def close(self) -> None:
         """Frees the job in any state. A second time is harmless. ``EBUSY`` while a poll of it is running."""
         if self._handle is not None:
-            check(lib.mirror_job_free(self._handle))
+            self._lib.check(self._lib.mirror_job_free(self._handle))
             self._handle = None
 
     def __enter__(self) -> "Job":
@@ -251,46 +285,58 @@ class Job:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None and lib is not None:
+        if getattr(self, "_handle", None) is not None:
             try:
                 self.close()
             except OSError:
                 pass
 
 
-def _make_hooks(
-    raised: List[BaseException],
-    wake: Optional[Callable[[], None]],
-    prepare: Optional[Callable[[PrepareInfo], None]],
-    clock: Optional[Callable[[], int]],
-) -> "tuple[c._FuncPointer, c._FuncPointer, c._FuncPointer]":
-    """The hooks as C has them. They don't know the job, so that it goes when its last name does."""
+class _Hooks:
+    """What the library calls for a job. It doesn't know the job, so that that goes when its last name does."""
 
-    def on_wake(_: int) -> None:
-        if wake is not None:
-            try:
-                wake()
-            except BaseException as error:  # Nothing may leave a callback.
-                raised.append(error)
+    def __init__(
+        self,
+        lib: Library,
+        raised: List[BaseException],
+        woken: threading.Event,
+        wake: Optional[Callable[[], None]],
+        prepare: Optional[Callable[[PrepareInfo], None]],
+        clock: Optional[Callable[[], int]],
+    ) -> None:
+        self.lib, self.raised, self.woken = lib, raised, woken
+        self.wake, self.prepare, self.clock = wake, prepare, clock
 
-    def on_prepare(_: int, told: int) -> int:
-        if prepare is None:
-            return 0
-        info = _ffi.PrepareInfo.from_address(told)
+
+def _wake(hooks: _Hooks) -> None:
+    hooks.woken.set()
+    if hooks.wake is not None:
         try:
-            prepare(PrepareInfo(Sync(info.sync), BackingMode(info.backing_mode)))
-            return 0
+            hooks.wake()
         except BaseException as error:  # Nothing may leave a callback.
-            raised.append(error)
-            return -errno_of(error)
+            hooks.raised.append(error)
 
-    def on_clock(_: int) -> int:
-        assert clock is not None
-        try:
-            return clock()
-        except BaseException as error:  # Nothing may leave a callback. A time that has passed is taken for none.
-            raised.append(error)
-            return 0
 
-    asked = _ffi.CLOCK() if clock is None else _ffi.CLOCK(on_clock)
-    return _ffi.HOOK(on_wake), _ffi.PREPARE(on_prepare), asked
+def _prepare(hooks: _Hooks, told: int) -> int:
+    if hooks.prepare is None:
+        return 0
+    info = hooks.lib.at(hooks.lib.abi.PrepareInfo, told)
+    try:
+        hooks.prepare(PrepareInfo(Sync(info.sync), BackingMode(info.backing_mode)))
+        return 0
+    except BaseException as error:  # Nothing may leave a callback.
+        hooks.raised.append(error)
+        return -errno_of(error)
+
+
+def _clock(hooks: _Hooks) -> int:
+    assert hooks.clock is not None
+    try:
+        return hooks.clock()
+    except BaseException as error:  # Nothing may leave a callback. A time that has passed is taken for none.
+        hooks.raised.append(error)
+        return 0
+
+
+def _closed(_: _Hooks) -> None:
+    pass
