@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import errno
 import gc
-import sys
 import threading
 import unittest
-from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Tuple, Type
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-
-import blkmirror as b  # noqa: E402
-from blkmirror._ffi import lib  # noqa: E402
+from backend import b, lib
 
 MIB = 1 << 20
 CLUSTER = 65536

@@ -142,16 +142,20 @@ class Library(ABC):
     def callback(self, kind: str, function: Callable[..., Any]) -> int:
         """A pointer to a function, which gets the thing in the opaque pointer's place."""
 
+        kept = self._kept
+
         def call(number: int, *arguments: int) -> Any:
-            return function(self._kept[number][0], *arguments)
+            return function(kept[number][0], *arguments)
 
         return self._pointer(kind, function, call)
 
     def farewell(self, kind: str, function: Callable[..., Any]) -> int:
         """A pointer to a function that is called last of all for its thing."""
 
+        kept = self._kept
+
         def call(number: int, *arguments: int) -> Any:
-            return function(self.let_go(number), *arguments)
+            return function(kept.pop(number)[0], *arguments)
 
         return self._pointer(kind, function, call)
 
@@ -164,7 +168,10 @@ class Library(ABC):
 
     @abstractmethod
     def export(self, kind: str, call: Callable[..., Any]) -> int:
-        """A pointer, good for as long as the library is, to a Python function of this kind of callback."""
+        """A pointer, good for as long as the library is, to a Python function of this kind of callback.
+
+        The function doesn't know the library, so that that can go.
+        """
 
 
 def sized(value: Any) -> None:
