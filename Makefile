@@ -40,7 +40,7 @@ run-test-nbdkit:
 
 # The Python package and a host of it, as a type checker sees them. It needs mypy.
 types:
-	$(PYTHON) -m mypy --strict bindings/python/src bindings/python/tests/test_surface.py
+	$(PYTHON) -m mypy --strict bindings/python/src $(addprefix bindings/python/tests/,test_surface.py scenarios.py world.py wasm)
 
 # Those that mount file systems and make loop devices.
 test-root:
