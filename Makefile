@@ -3,7 +3,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all demo test test-rust test-python test-root test-nbdkit run-test-nbdkit types sim teeth mutants bench header lint docs wasm fuzz \
+.PHONY: all demo test test-rust test-python test-wheel test-root test-nbdkit run-test-nbdkit types sim teeth mutants bench header lint docs wasm fuzz \
 	sanitize-thread sanitize-address valgrind lib install uninstall test-install abi abi-dump clean
 
 # The simulator wants simulated disks in the library; what is shipped is built without.
@@ -41,6 +41,11 @@ run-test-nbdkit:
 # The Python package and a host of it, as a type checker sees them. It needs mypy.
 types:
 	$(PYTHON) -m mypy --strict bindings/python/src $(addprefix bindings/python/tests/,test_surface.py scenarios.py world.py wasm)
+
+# The Python package as it is installed: a wheel and an sdist are built, looked into and tested in environments elsewhere. pip
+# fetches setuptools, build, numpy and auditwheel.
+test-wheel:
+	$(PYTHON) scripts/test-wheel
 
 # Those that mount file systems and make loop devices.
 test-root:
