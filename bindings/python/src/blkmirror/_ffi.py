@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional
 
 from ._abi import CALLBACKS, FUNCTIONS, Abi
+from ._buffers import Export
 from ._library import Cell, Library, Loan, sized
 
 # As wide as a pointer, and, unlike ``c_void_p``, a number when it is NULL.
@@ -66,12 +67,6 @@ class _Values(Cell):
         return self._values[index]
 
 
-class _Bytes(Loan):
-    def __init__(self, memory: "c.Array[c.c_uint8]") -> None:
-        self._memory = memory
-        self.address, self.length = c.addressof(memory), len(memory)
-
-
 class Native(Library):
     """The shared library in this process. It is loaded when it is first called."""
 
@@ -104,10 +99,13 @@ class Native(Library):
         return c.string_at(address).decode("utf-8", "replace") if address else ""
 
     def lend(self, view: memoryview) -> Loan:
-        return _Bytes((c.c_uint8 * len(view)).from_buffer(view))
+        return Export(view, writable=True)
+
+    def lend_data(self, view: memoryview) -> Loan:
+        return Export(view, writable=False)
 
     def lend_copy(self, view: memoryview) -> Loan:
-        return _Bytes((c.c_uint8 * len(view)).from_buffer_copy(view))
+        return Export(bytes(view), writable=False)
 
     def views(self, iov: int, count: int) -> "List[memoryview]":
         parts = (self.abi.Iovec * count).from_address(iov)

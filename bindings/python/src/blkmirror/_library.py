@@ -110,6 +110,10 @@ class Library(ABC):
     def lend(self, view: memoryview) -> Loan:
         """Bytes that the library may fill."""
 
+    def lend_data(self, view: memoryview) -> Loan:
+        """Bytes that the library may read; a copy, if it can't get at them."""
+        return self.lend_copy(view)
+
     @abstractmethod
     def lend_copy(self, view: memoryview) -> Loan:
         """A copy of bytes that the library may read."""

@@ -7,7 +7,7 @@ import threading
 import weakref
 from dataclasses import dataclass
 from enum import Enum, IntFlag
-from typing import Any, Callable, Iterable, Optional, Tuple, TypeVar, Union
+from typing import Any, Callable, Iterable, Optional, Sequence, Tuple, TypeVar, Union
 
 from . import _abi
 from ._ffi import lib
@@ -281,14 +281,23 @@ class NullDevice(BaseDevice):
 class Request:
     """A request that a :class:`Device` answered with :attr:`Answer.PENDING`."""
 
-    def __init__(self, device: "Device", token: int) -> None:
-        self._device = device
+    def __init__(self, device: "Device", token: int, buffers: "Sequence[memoryview]" = ()) -> None:
+        self._device, self._buffers = device, buffers
         self.token = token
 
     def complete(self, error: Optional[BaseException] = None) -> None:
         """It is done, or failed with this exception. From any thread, exactly once."""
+        self._release()
         lib = self._device._lib
         lib.check(lib.mirror_device_complete(self._device.handle, self.token, -errno_of(error) if error else 0))
+
+    def _release(self) -> None:
+        """Who uses a buffer from now on is told, by Python: its memory may be somebody else's."""
+        for view in self._buffers:
+            try:
+                view.release()
+            except BufferError:  # What was made of it, such as an array, goes on seeing the memory.
+                pass
 
 
 class Device(BaseDevice):
@@ -299,7 +308,9 @@ class Device(BaseDevice):
     if it is an ``OSError``, else ``EIO``) and is raised again from the next :meth:`blkmirror.Job.poll` of a job that uses
     the device.
 
-    The memory that ``read`` fills and ``write`` is given is the library's: don't keep it beyond the request.
+    The memory that ``read`` fills and ``write`` is given is the library's, or the guest's own. It is the request's until that is
+    done; then the views are released, and using one is a ``ValueError``. What was made of a view, a slice or a numpy array, can't be
+    released: **don't use it beyond the request**, for its memory may be gone.
     """
 
     def __init__(self, length: int, limits: Limits = Limits()) -> None:
@@ -373,7 +384,8 @@ class Device(BaseDevice):
         with self._lock:
             return self._raised.pop(0) if self._raised else None
 
-    def _guard(self, call: Callable[[], Optional[Answer]]) -> int:
+    def _guard(self, call: Callable[[], Optional[Answer]], request: Optional[Request] = None) -> int:
+        answer: Optional[Answer] = None
         try:
             answer = call()
             return _abi.DONE if answer is None else int(answer.value)
@@ -382,6 +394,9 @@ class Device(BaseDevice):
                 if len(self._raised) < 16:
                     self._raised.append(error)
             return -errno_of(error)
+        finally:
+            if request is not None and answer is not Answer.PENDING:
+                request._release()
 
     def _tell_extents(self, token: int, offset: int, length: int) -> None:
         for stretch, flags in self.extents(offset, length):
@@ -403,12 +418,15 @@ class Device(BaseDevice):
 
 
 def _read(device: Device, token: int, offset: int, length: int, iov: int, count: int) -> int:
-    return device._guard(lambda: device.read(Request(device, token), offset, device._lib.views(iov, count)))
+    buffers = device._lib.views(iov, count)
+    request = Request(device, token, buffers)
+    return device._guard(lambda: device.read(request, offset, buffers), request)
 
 
 def _write(device: Device, token: int, offset: int, length: int, iov: int, count: int, flags: int) -> int:
-    fua = bool(flags & _abi.FUA)
-    return device._guard(lambda: device.write(Request(device, token), offset, device._lib.views(iov, count), fua))
+    buffers = device._lib.views(iov, count)
+    request = Request(device, token, buffers)
+    return device._guard(lambda: device.write(request, offset, buffers, bool(flags & _abi.FUA)), request)
 
 
 def _zero(device: Device, token: int, offset: int, length: int, flags: int) -> int:

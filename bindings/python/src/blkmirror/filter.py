@@ -5,40 +5,64 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import Future
-from typing import Callable, List, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Generator, Generic, List, Optional, Sequence, Tuple, TypeVar
 
 from . import _abi
+from ._buffers import bytes_of, is_constant, new_bytes
 from ._library import Cell, Loan
 from .device import BaseDevice, ExtentFlags
 from .errors import MirrorError, errno_of
 from .events import Operation
 
-__all__ = ["Filter"]
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
-Bytes = Union[bytes, bytearray, memoryview]
+__all__ = ["Filter", "Outcome"]
+
+T = TypeVar("T")
+
+Stretch = Tuple[int, ExtentFlags]
 
 _thread = threading.local()
 
 
-class _Waiting:
-    """A request that is under way: who waits for it, and the memory that it has until then."""
+class Outcome(Future[T]):
+    """What becomes of a request: :meth:`result` waits for it, and ``await`` does in ``asyncio``.
 
-    def __init__(self, memory: Sequence[Loan]) -> None:
-        self.future: "Future[int]" = Future()
-        self.memory = memory
+    A request can't be called back: :meth:`cancel` answers ``False``, and a task that is cancelled while it awaits one leaves it
+    under way.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_running_or_notify_cancel()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        import asyncio  # Most programs that mirror don't need it.
+
+        return asyncio.wrap_future(self).__await__()
+
+
+class _Waiting(Generic[T]):
+    """A request that is under way: who waits for it, the memory that it has until then, and what is answered."""
+
+    def __init__(self, memory: Sequence[Loan], answer: Callable[[], T]) -> None:
+        self.outcome: "Outcome[T]" = Outcome()
+        self.memory, self.answer = memory, answer
 
     def end(self, error: Optional[BaseException]) -> None:
         """It is done, or failed with this exception."""
         if error is None:
             for part in self.memory:
                 part.fetch()
+        # Before anybody is told: the buffers are whoever's they were.
         self.release()
         _thread.telling = True
         try:
             if error is None:
-                self.future.set_result(0)
+                self.outcome.set_result(self.answer())
             else:
-                self.future.set_exception(error)
+                self.outcome.set_exception(error)
         finally:
             _thread.telling = False
 
@@ -48,17 +72,8 @@ class _Waiting:
             part.close()
 
 
-def _tell(waiting: _Waiting, result: int) -> None:
+def _tell(waiting: "_Waiting[Any]", result: int) -> None:
     waiting.end(MirrorError(-result, os.strerror(-result)) if result else None)
-
-
-def _bytes_of(buffer: Bytes) -> memoryview:
-    """Its bytes, of whatever items it is made. ``TypeError`` unless they lie one after the other."""
-    view = memoryview(buffer)
-    if not view.c_contiguous:
-        raise TypeError("the buffer is not contiguous")
-    # An empty view can't be cast.
-    return view.cast("B") if view.nbytes else memoryview(bytearray())
 
 
 def _check_may_wait() -> None:
@@ -67,12 +82,26 @@ def _check_may_wait() -> None:
         raise RuntimeError("a callback of a future can't wait for a request: use write_async or readinto_async")
 
 
+class _View(Loan):
+    """A view of a buffer that is lent."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+
+    def close(self) -> None:
+        self._view.release()
+
+
+def _nothing() -> None:
+    pass
+
+
 class _Extents(Loan):
     """Room for the answer to a question for extents."""
 
     def __init__(self, extents: Cell, count: Cell) -> None:
         self._extents, self._count = extents, count
-        self.told: List[Tuple[int, ExtentFlags]] = []
+        self.told: List[Stretch] = []
 
     def fetch(self) -> None:
         extents = (self._extents[index] for index in range(self._count.value))
@@ -104,9 +133,13 @@ def _on_closed(_: _Opened) -> None:
 class Filter:
     """A live disk on a device. Use it in a ``with`` statement, or close it.
 
-    Requests that return a future are done when it is; the others wait. Who waits must not be the thread that polls
-    the job: in write-blocking mode, or while the disk is being switched, they would wait for each other. Nor can a callback
-    of a future wait: ``RuntimeError``.
+    Requests whose names end in ``_async`` return an :class:`Outcome` at once, which can be awaited; the others wait. Who waits
+    must not be the thread that polls the job: in write-blocking mode, or while the disk is being switched, they would wait for
+    each other. Nor can a callback of an outcome wait: ``RuntimeError``.
+
+    Buffers can be any that are C-contiguous: ``bytes``, ``bytearray``, ``memoryview``, ``array``, ``mmap``, numpy's. They are not copied,
+    so a request has its buffer until it is done: until then a ``bytearray`` can't be resized, nor an ``mmap`` closed
+    (``BufferError``). All bytes of it are moved, of whatever items it is made.
 
     ``alignment``: guests keep to its multiples, where the source itself asks for less; choose the target's.
     """
@@ -146,55 +179,74 @@ class Filter:
             return now.same(device)
 
     def _submit(
-        self, call: Callable[..., int], *arguments: int, memory: Sequence[Loan] = ()
-    ) -> "Future[int]":
-        lib, handle, waiting = self._lib, self.handle, _Waiting(memory)
+        self, call: Callable[..., int], *arguments: int, memory: Sequence[Loan] = (), answer: Callable[[], T]
+    ) -> "Outcome[T]":
+        waiting = _Waiting(memory, answer)
+        lib, handle = self._lib, self.handle
         number = lib.keep(waiting, waiting.end)
-        answer = call(handle, *arguments, lib.farewell("tell", _tell), number)
-        if answer < 0:
+        result = call(handle, *arguments, lib.farewell("tell", _tell), number)
+        if result < 0:
             lib.let_go(number)
             waiting.release()
-        lib.check(answer)
-        return waiting.future
+        lib.check(result)
+        return waiting.outcome
 
-    def _transfer(self, call: Callable[..., int], offset: int, loan: Loan, flags: int) -> "Future[int]":
+    def _transfer(
+        self, call: Callable[..., int], offset: int, view: memoryview, loan: Loan, flags: int, answer: Callable[[], T]
+    ) -> "Outcome[T]":
         with self._lib.new(self._lib.abi.Iovec) as iov:
             iov.value.base, iov.value.len = loan.address, loan.length
-            return self._submit(call, offset, iov.address, 1, flags, memory=[loan])
+            return self._submit(call, offset, iov.address, 1, flags, memory=[loan, _View(view)], answer=answer)
 
-    def readinto_async(self, offset: int, buffer: Union[bytearray, memoryview]) -> "Future[int]":
-        """Fills the buffer from ``offset`` on. The buffer must not be resized before the future is done."""
-        return self._transfer(self._lib.mirror_filter_read, offset, self._lib.lend(_bytes_of(buffer)), 0)
+    def _fill(self, offset: int, view: memoryview, answer: Callable[[], T]) -> "Outcome[T]":
+        return self._transfer(self._lib.mirror_filter_read, offset, view, self._lib.lend(view), 0, answer)
 
-    def write_async(self, offset: int, data: Bytes, *, fua: bool = False) -> "Future[int]":
-        """Writes the data from ``offset`` on; it is copied at once, so the caller may change it afterwards."""
-        flags = _abi.WRITE_STABLE | (_abi.FUA if fua else 0)
-        return self._transfer(self._lib.mirror_filter_write, offset, self._lib.lend_copy(_bytes_of(data)), flags)
+    def readinto_async(self, offset: int, buffer: "Buffer") -> "Outcome[None]":
+        """Fills the buffer from ``offset`` on."""
+        return self._fill(offset, bytes_of(buffer, writable=True), _nothing)
+
+    def read_async(self, offset: int, length: int) -> "Outcome[bytes]":
+        """Reads so many bytes from ``offset`` on."""
+        content, view = new_bytes(length)
+        return self._fill(offset, view, lambda: content)
+
+    def write_async(self, offset: int, data: "Buffer", *, fua: bool = False, stable: bool = False) -> "Outcome[None]":
+        """Writes the data from ``offset`` on. ``fua``: it is durable when it is done.
+
+        The data may be changed before it is done; then either is written. ``stable`` promises that it won't be, which saves a
+        copy in write-blocking mode; for ``bytes``, which can't be, it is taken for granted.
+        """
+        view = bytes_of(data, writable=False)
+        flags = (_abi.FUA if fua else 0) | (_abi.WRITE_STABLE if stable or is_constant(view) else 0)
+        return self._transfer(self._lib.mirror_filter_write, offset, view, self._lib.lend_data(view), flags, _nothing)
 
     def read(self, offset: int, length: int) -> bytes:
         """Reads and waits."""
         _check_may_wait()
-        buffer = bytearray(length)
-        self.readinto_async(offset, buffer).result()
-        return bytes(buffer)
+        return self.read_async(offset, length).result()
 
-    def write(self, offset: int, data: Bytes, *, fua: bool = False) -> None:
+    def readinto(self, offset: int, buffer: "Buffer") -> None:
+        """Fills the buffer from ``offset`` on, and waits."""
+        _check_may_wait()
+        self.readinto_async(offset, buffer).result()
+
+    def write(self, offset: int, data: "Buffer", *, fua: bool = False, stable: bool = False) -> None:
         """Writes and waits."""
         _check_may_wait()
-        self.write_async(offset, data, fua=fua).result()
+        self.write_async(offset, data, fua=fua, stable=stable).result()
 
-    def zero_async(self, offset: int, length: int, *, may_unmap: bool = False, fua: bool = False) -> "Future[int]":
+    def zero_async(self, offset: int, length: int, *, may_unmap: bool = False, fua: bool = False) -> "Outcome[None]":
         """Makes the range read as zero."""
         flags = (_abi.MAY_UNMAP if may_unmap else 0) | (_abi.FUA if fua else 0)
-        return self._submit(self._lib.mirror_filter_zero, offset, length, flags)
+        return self._submit(self._lib.mirror_filter_zero, offset, length, flags, answer=_nothing)
 
-    def discard_async(self, offset: int, length: int) -> "Future[int]":
+    def discard_async(self, offset: int, length: int) -> "Outcome[None]":
         """The range's content is no longer needed."""
-        return self._submit(self._lib.mirror_filter_discard, offset, length)
+        return self._submit(self._lib.mirror_filter_discard, offset, length, answer=_nothing)
 
-    def flush_async(self) -> "Future[int]":
+    def flush_async(self) -> "Outcome[None]":
         """Makes durable what is done."""
-        return self._submit(self._lib.mirror_filter_flush)
+        return self._submit(self._lib.mirror_filter_flush, answer=_nothing)
 
     def zero(self, offset: int, length: int, *, may_unmap: bool = False, fua: bool = False) -> None:
         """Makes the range read as zero, and waits."""
@@ -211,19 +263,46 @@ class Filter:
         _check_may_wait()
         self.flush_async().result()
 
-    def extents(self, offset: int, length: int) -> List[Tuple[int, ExtentFlags]]:
+    def extents(self, offset: int, length: int) -> List[Stretch]:
         """What the range holds: lengths and what is there, one after the other. Waits."""
         _check_may_wait()
-        room, found, lib = 64, [], self._lib
-        while length > 0:
+        return self.extents_async(offset, length).result()
+
+    def extents_async(self, offset: int, length: int) -> "Outcome[List[Stretch]]":
+        """What the range holds: lengths and what is there, one after the other."""
+        outcome: "Outcome[List[Stretch]]" = Outcome()
+        found: List[Stretch] = []
+        known = 0
+
+        def ask() -> "Outcome[List[Stretch]]":
+            lib, room = self._lib, 64
             extents, count = lib.new(lib.abi.Extent, room), lib.new(lib.abi.word)
-            arguments = (offset, length, extents.address, room, count.address)
             answer = _Extents(extents, count)
-            self._submit(lib.mirror_filter_extents, *arguments, memory=[answer]).result()
-            for part, flags in answer.told:
-                found.append((part, flags))
-                offset, length = offset + part, length - part
-        return found
+            arguments = (offset + known, length - known, extents.address, room, count.address)
+            return self._submit(lib.mirror_filter_extents, *arguments, memory=[answer], answer=lambda: answer.told)
+
+        def go_on(asked: "Future[List[Stretch]]") -> None:
+            nonlocal known
+            try:
+                while True:
+                    told = asked.result()
+                    found.extend(told)
+                    known += sum(part for part, _ in told)
+                    if known >= length:
+                        outcome.set_result(found)
+                        return
+                    asked = ask()
+                    if not asked.done():
+                        asked.add_done_callback(go_on)
+                        return
+            except BaseException as error:  # Whoever asked is told, not whoever calls back.
+                outcome.set_exception(error)
+
+        if length > 0:
+            ask().add_done_callback(go_on)
+        else:
+            outcome.set_result(found)
+        return outcome
 
     def begin(self, operation: Operation, offset: int = 0, length: int = 0) -> Optional[int]:
         """Announces a request that the host carries out by itself, on :attr:`device`; the ticket is for :meth:`end`.
