@@ -52,11 +52,14 @@ class _Waiting(Generic[T]):
 
     def end(self, error: Optional[BaseException]) -> None:
         """It is done, or failed with this exception."""
-        if error is None:
-            for part in self.memory:
-                part.fetch()
-        # Before anybody is told: the buffers are whoever's they were.
-        self.release()
+        try:
+            if error is None:
+                for part in self.memory:
+                    part.fetch()
+            # Before anybody is told: the buffers are whoever's they were.
+            self.release()
+        except BaseException as failure:  # Nothing may leave a callback, and whoever waits has to be told.
+            error = failure
         _thread.telling = True
         try:
             if error is None:
