@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
+import weakref
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Callable, Generator, Generic, List, Optional, Sequence, Tuple, TypeVar
 
@@ -38,8 +40,6 @@ class Outcome(Future[T]):
         self.set_running_or_notify_cancel()
 
     def __await__(self) -> Generator[Any, None, T]:
-        import asyncio  # Most programs that mirror don't need it.
-
         return asyncio.wrap_future(self).__await__()
 
 
@@ -77,12 +77,6 @@ class _Waiting(Generic[T]):
 
 def _tell(waiting: "_Waiting[Any]", result: int) -> None:
     waiting.end(MirrorError(-result, os.strerror(-result)) if result else None)
-
-
-def _check_may_wait() -> None:
-    """What is done on this thread is told once the callback that runs has returned: it would wait for itself."""
-    if getattr(_thread, "telling", False):
-        raise RuntimeError("a callback of a future can't wait for a request: use write_async or readinto_async")
 
 
 class _View(Loan):
@@ -138,7 +132,8 @@ class Filter:
 
     Requests whose names end in ``_async`` return an :class:`Outcome` at once, which can be awaited; the others wait. Who waits
     must not be the thread that polls the job: in write-blocking mode, or while the disk is being switched, they would wait for
-    each other. Nor can a callback of an outcome wait: ``RuntimeError``.
+    each other. It is a ``RuntimeError`` where the thread drives the job by an iteration, a progress function or an event loop, and
+    in a callback of an outcome.
 
     Buffers can be any that are C-contiguous: ``bytes``, ``bytearray``, ``memoryview``, ``array``, ``mmap``, numpy's. They are not copied,
     so a request has its buffer until it is done: until then a ``bytearray`` can't be resized, nor an ``mmap`` closed
@@ -150,6 +145,7 @@ class Filter:
     def __init__(self, source: BaseDevice, *, alignment: int = 1) -> None:
         self._handle: Optional[int] = None
         self._raised: List[BaseException] = []
+        self._jobs: "Tuple[weakref.ref[Any], ...]" = ()
         self._lib = source._lib
         with self._lib.new(self._lib.abi.word) as out:
             self._lib.check(self._lib.mirror_filter_new_aligned(source.handle, alignment, out.address))
@@ -180,6 +176,22 @@ class Filter:
         """Whether guest requests go to this device now."""
         with self.device as now:
             return now.same(device)
+
+    def _has_job(self, job: Any) -> None:
+        """From now on, as long as there is this job. The others are over, or will be refused."""
+        self._jobs = *(other for other in self._jobs if other() is not None), weakref.ref(job)
+
+    def _check_may_wait(self, changes: bool) -> None:
+        """Nobody waits for itself."""
+        if getattr(_thread, "telling", False):
+            # What is done on this thread is told once the callback that runs has returned.
+            raise RuntimeError("a callback of a future can't wait for a request: use write_async or readinto_async")
+        jobs = (reference() for reference in self._jobs)
+        if any(job is not None and job._holds_up(changes) for job in jobs):
+            raise RuntimeError(
+                "this thread drives the job, and the request would wait for that: await write_async and its like, or wait for them "
+                "on another thread"
+            )
 
     def _submit(
         self, call: Callable[..., int], *arguments: int, memory: Sequence[Loan] = (), answer: Callable[[], T]
@@ -225,17 +237,17 @@ class Filter:
 
     def read(self, offset: int, length: int) -> bytes:
         """Reads and waits."""
-        _check_may_wait()
+        self._check_may_wait(changes=False)
         return self.read_async(offset, length).result()
 
     def readinto(self, offset: int, buffer: "Buffer") -> None:
         """Fills the buffer from ``offset`` on, and waits."""
-        _check_may_wait()
+        self._check_may_wait(changes=False)
         self.readinto_async(offset, buffer).result()
 
     def write(self, offset: int, data: "Buffer", *, fua: bool = False, stable: bool = False) -> None:
         """Writes and waits."""
-        _check_may_wait()
+        self._check_may_wait(changes=True)
         self.write_async(offset, data, fua=fua, stable=stable).result()
 
     def zero_async(self, offset: int, length: int, *, may_unmap: bool = False, fua: bool = False) -> "Outcome[None]":
@@ -253,22 +265,22 @@ class Filter:
 
     def zero(self, offset: int, length: int, *, may_unmap: bool = False, fua: bool = False) -> None:
         """Makes the range read as zero, and waits."""
-        _check_may_wait()
+        self._check_may_wait(changes=True)
         self.zero_async(offset, length, may_unmap=may_unmap, fua=fua).result()
 
     def discard(self, offset: int, length: int) -> None:
         """The range's content is no longer needed. Waits."""
-        _check_may_wait()
+        self._check_may_wait(changes=True)
         self.discard_async(offset, length).result()
 
     def flush(self) -> None:
         """Makes durable what is done, and waits."""
-        _check_may_wait()
+        self._check_may_wait(changes=True)
         self.flush_async().result()
 
     def extents(self, offset: int, length: int) -> List[Stretch]:
         """What the range holds: lengths and what is there, one after the other. Waits."""
-        _check_may_wait()
+        self._check_may_wait(changes=False)
         return self.extents_async(offset, length).result()
 
     def extents_async(self, offset: int, length: int) -> "Outcome[List[Stretch]]":

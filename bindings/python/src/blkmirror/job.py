@@ -9,13 +9,14 @@ import threading
 import time
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Callable, Iterator, List, NamedTuple, Optional, Union
+from typing import AsyncIterator, Callable, Iterator, List, NamedTuple, Optional, Union
 
-from . import _abi
+from . import _abi, _asyncio
 from ._library import Library
 from .device import BaseDevice, Device, devices_under
 from .errors import MirrorError, errno_of
-from .events import Event, read_event
+from ._progress import INTERVAL, Progress, display
+from .events import Event, Status, read_event
 from .filter import Filter
 from .info import JobInfo, read_info
 from .options import BackingMode, CopyMode, ErrorPolicy, Kind, PrepareInfo, Sync
@@ -52,7 +53,8 @@ class Job:
     thread, outside of a poll. What hooks, and callbacks of devices in Python, raise is raised again from
     :meth:`poll`.
 
-    Threads: :meth:`poll` and :meth:`run` from one at a time, everything else from any.
+    Threads: :meth:`poll` and what drives the job by it (:meth:`run`, iteration, :meth:`ready`, :meth:`concluded`) from one at a time,
+    everything else from any.
     """
 
     def __init__(
@@ -94,6 +96,10 @@ class Job:
             if other is not None and other._lib is not lib:
                 raise ValueError("filter and target must be of one library")
         self._raised: List[BaseException] = []
+        # Who drives it: the thread that is in `run` or iterates, and what an event loop does it with.
+        self._driving: Optional[int] = None
+        self._driver: "Optional[_asyncio.Driver]" = None
+        self._inline, self._changing = inline, False
         self._sources: List[Union[Device, Filter]] = [*devices_under(filter.is_on, target), filter]
         wanted = (unmap, target_is_zero, detect_zeroes, auto_finalize, auto_dismiss, auto_complete, inline,
                   copy_offload)
@@ -118,7 +124,7 @@ class Job:
             if id is not None:
                 options.id = name.address
             self._woken = threading.Event()
-            hooks = _Hooks(lib, self._raised, self._woken, wake, prepare, clock)
+            hooks = self._hooks = _Hooks(lib, self._raised, self._woken, wake, prepare, clock)
             options.wake, options.prepare = lib.callback("hook", _wake), lib.callback("prepare", _prepare)
             if clock is not None:
                 options.clock = lib.callback("clock", _clock)
@@ -130,6 +136,9 @@ class Job:
             finally:
                 name.close()
             self._handle = out.value
+        for disk in (filter, replaces):
+            if disk is not None:
+                disk._has_job(self)
 
     @property
     def handle(self) -> int:
@@ -147,48 +156,134 @@ class Job:
 
         ``now`` is nanoseconds on a clock that doesn't go back; the library's own if it isn't given.
         """
+        answer = self._poll(now)
+        error = self._take_raised()
+        if error is not None:
+            raise error
+        return answer
+
+    def _poll(self, now: Optional[int]) -> Poll:
         lib = self._lib
         with lib.new(lib.abi.u64) as out:
             at = lib.clock_ns() if now is None else now
             state = lib.check(lib.mirror_job_poll(self.handle, at, out.address))
             wake_at = int(out.value)
-        self._raise_what_callbacks_raised()
+        self._changing = False
         return Poll(PollState(state), None if wake_at == _abi.NEVER else wake_at)
 
-    def _raise_what_callbacks_raised(self) -> None:
+    def _take_raised(self) -> Optional[BaseException]:
+        """The first exception of a callback or a hook that was not raised yet."""
         if self._raised:
-            raise self._raised.pop(0)
+            return self._raised.pop(0)
         for source in self._sources:
             error = source.take_raised()
             if error is not None:
-                raise error
+                return error
+        return None
 
     def fileno(self) -> int:
         """A descriptor that is readable when the job is worth polling (Linux)."""
         return self._lib.check(self._lib.mirror_job_fd(self.handle))
 
-    def run(self, until: str = "concluded", timeout: Optional[float] = None) -> JobInfo:
+    def run(
+        self, until: str = "concluded", timeout: Optional[float] = None, *, progress: Progress = False
+    ) -> JobInfo:
         """Polls, and sleeps in between, until the job is ``"ready"`` or ``"concluded"``; or concluded before it was ready.
 
         ``TimeoutError`` after so many seconds. A job that fails doesn't raise: :attr:`JobInfo.error` says why.
+
+        ``progress=True`` shows how far it is on ``stderr``: a bar on a terminal, elsewhere a line at each tenth. Or it is a function
+        that is called with a :class:`JobInfo` ten times a second, and at the end; what it raises ends the run, not the job.
         """
         if until not in ("ready", "concluded"):
             raise ValueError("until: must be 'ready' or 'concluded', not %r" % (until,))
         end = None if timeout is None else time.monotonic() + timeout
-        wait = self._waiter()
-        while True:
-            poll = self.poll()
-            info = self.info
-            if poll.state is PollState.CONCLUDED or (until == "ready" and info.ready):
-                return info
-            left = None if end is None else end - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError("the job is not %s after %s seconds: it is %s" % (until, timeout, info.status.name))
-            if poll.state is PollState.IDLE:
-                waits = [] if left is None else [left]
-                if poll.wake_at is not None:
-                    waits.append(max(0, poll.wake_at - self._lib.clock_ns()) / 1e9)
-                wait(min(waits) if waits else None)
+        shown = display(progress)
+        try:
+            for poll in self._steps(end, INTERVAL if shown else None):
+                info = self.info
+                reached = poll.state is PollState.CONCLUDED or (until == "ready" and info.ready)
+                if shown is not None:
+                    shown.show(info, last=reached)
+                if reached:
+                    break
+                if end is not None and time.monotonic() >= end:
+                    raise TimeoutError("the job is not %s after %s seconds: it is %s" % (until, timeout, info.status.name))
+        finally:
+            if shown is not None:
+                shown.finish()
+        return info
+
+    def _steps(self, end: Optional[float] = None, longest: Optional[float] = None) -> Iterator[Poll]:
+        """Polls until the job is concluded, and gives each answer. Sleeps in between if there is nothing to do, but not beyond
+        ``end``, nor longer than ``longest``."""
+        self._check_started()
+        wait, before = self._waiter(), self._driving
+        try:
+            while True:
+                self._driving = threading.get_ident()
+                poll = self.poll()
+                yield poll
+                if poll.state is PollState.CONCLUDED:
+                    return
+                if poll.state is PollState.IDLE:
+                    waits = [] if longest is None else [longest]
+                    if end is not None:
+                        waits.append(max(0, end - time.monotonic()))
+                    if poll.wake_at is not None:
+                        waits.append(max(0, poll.wake_at - self._lib.clock_ns()) / 1e9)
+                    wait(min(waits) if waits else None)
+        finally:
+            self._driving = before
+
+    def __iter__(self) -> Iterator[Event]:
+        """Drives the job, as :meth:`run` does, and gives its events as they come, until it is concluded and all were read.
+
+        The loop's body may call the job's verbs. :meth:`events` gives what is there, and drives nothing.
+        """
+        for _ in self._steps():
+            yield from self.events()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """The same for ``async for``: the job is driven by the event loop, also while the loop's body waits for something else.
+
+        An event is given once: of two iterators each gets some. What callbacks of devices and hooks raise is raised from here.
+        """
+        return _asyncio.Events(self)
+
+    async def ready(self) -> JobInfo:
+        """Drives the job in the running event loop until it is ready. If it ends before that, why is raised: :attr:`JobInfo.error`.
+
+        A job is driven while somebody awaits it, from one loop. So keep a task that does, such as
+        ``asyncio.create_task(job.concluded())``, for as long as guests are to be served. Any number of tasks may await one job, and a
+        task that is cancelled leaves it as it is. What callbacks of devices and hooks raise is raised in all that wait.
+
+        The loop watches the job's descriptor; where it can't, the job wakes it.
+        """
+        info = self.info
+        if not info.ready:
+            info = await _asyncio.wait_for(self, lambda now: now.ready)
+        if not info.ready:
+            raise info.error or MirrorError(errno.ECANCELED, "the job ended before it was ready")
+        return info
+
+    async def concluded(self) -> JobInfo:
+        """Drives the job in the running event loop until it is over. As with :meth:`run`, a job that fails doesn't raise."""
+        return await _asyncio.wait_for(self, lambda _: False)
+
+    def _check_started(self) -> None:
+        if self.info.status is Status.CREATED:
+            raise RuntimeError("the job was not started, so nothing would ever happen: call start() first")
+
+    def _holds_up(self, changes: bool) -> bool:
+        """Whether a guest's request, if it waited on this thread, would wait for this thread to poll."""
+        driver, thread = self._driver, threading.get_ident()
+        if self._handle is None or thread not in (self._driving, driver.thread if driver else None):
+            return False
+        info = self.info
+        # A change of the mode is done by the next poll.
+        carried = changes and not self._inline and (self._changing or info.copy_mode is CopyMode.WRITE_BLOCKING)
+        return info.status in (Status.WAITING, Status.PENDING) or (carried and info.status < Status.ABORTING)
 
     def _waiter(self) -> Callable[[Optional[float]], object]:
         """What waits until the job is worth polling, or so many seconds: by its descriptor, if there are such things."""
@@ -255,6 +350,7 @@ class Job:
     def change(self, copy_mode: CopyMode) -> None:
         """Changes how guest writes reach the target."""
         self._lib.check(self._lib.mirror_job_change(self.handle, copy_mode))
+        self._changing = True
 
     @property
     def info(self) -> JobInfo:
@@ -277,6 +373,9 @@ class Job:
         if self._handle is not None:
             self._lib.check(self._lib.mirror_job_free(self._handle))
             self._handle = None
+            driver = self._driver
+            if driver is not None:
+                driver.step_from_anywhere()  # Whoever waits learns that it is closed.
 
     def __enter__(self) -> "Job":
         return self
@@ -306,10 +405,14 @@ class _Hooks:
     ) -> None:
         self.lib, self.raised, self.woken = lib, raised, woken
         self.wake, self.prepare, self.clock = wake, prepare, clock
+        self.listener: Optional[Callable[[], None]] = None
 
 
 def _wake(hooks: _Hooks) -> None:
     hooks.woken.set()
+    listener = hooks.listener
+    if listener is not None:
+        listener()
     if hooks.wake is not None:
         try:
             hooks.wake()
