@@ -8,7 +8,7 @@ words like any pointer: what makes them is the library's business.
 from __future__ import annotations
 
 import ctypes as c
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Set, Tuple
 
 NEVER = 2**64 - 1
 DONE, PENDING, AGAIN = 0, 1, 2
@@ -100,8 +100,14 @@ class Abi:
     """
 
     def __init__(self, word: Any, base: Any = c.Structure) -> None:
+        # Those that begin with their size.
+        self.sized: Set[Any] = set()
+
         def structure(name: str, **fields: Any) -> Any:
-            return type(name, (base,), {"_fields_": list(fields.items())})
+            made = type(name, (base,), {"_fields_": list(fields.items())})
+            if "struct_size" in fields:
+                self.sized.add(made)
+            return made
 
         u32, u64, i32 = c.c_uint32, c.c_uint64, c.c_int32
         self.word, self.u64 = word, u64

@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterator, List, Optional
 
 from ._abi import CALLBACKS, FUNCTIONS, Abi
 from ._buffers import Export
-from ._library import Cell, Library, Loan, sized
+from ._library import Cell, Library, Loan
 
 # As wide as a pointer, and, unlike ``c_void_p``, a number when it is NULL.
 _TYPES: "dict[str, Any]" = {
@@ -58,6 +58,14 @@ def _load() -> c.CDLL:
     )
 
 
+class _Value(Cell):
+    def __init__(self, value: Any) -> None:
+        self._value, self.address = value, c.addressof(value)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._value if isinstance(self._value, c.Structure) else self._value.value
+
+
 class _Values(Cell):
     def __init__(self, type: Any, count: int) -> None:
         self._values = (type * count)()
@@ -88,9 +96,12 @@ class Native(Library):
         return self.mirror_clock_ns()
 
     def new(self, type: Any, count: int = 1) -> Cell:
-        cell = _Values(type, count)
-        sized(cell.value)
-        return cell
+        if count > 1:
+            return _Values(type, count)
+        value = type()
+        if type in self.abi.sized:
+            value.struct_size = c.sizeof(type)
+        return _Value(value)
 
     def at(self, type: Any, address: int) -> Any:
         return type.from_address(address)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes as c
-import threading
+import itertools
 from abc import ABC, abstractmethod
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -60,8 +59,7 @@ class Library(ABC):
 
     def __init__(self, abi: Abi) -> None:
         self.abi = abi
-        self._numbers = threading.Lock()
-        self._last = 0
+        self._numbers = itertools.count(1)
         self._kept: Dict[int, Tuple[Any, Optional[Callable[[BaseException], None]]]] = {}
         self._callbacks: Dict[Tuple[str, Callable[..., Any]], int] = {}
 
@@ -126,12 +124,12 @@ class Library(ABC):
 
     def keep(self, thing: Any, on_lost: Optional[Callable[[BaseException], None]] = None) -> int:
         """The opaque pointer that stands for a thing. ``on_lost``: whom to tell if the library is lost, with all in it."""
-        with self._numbers:
-            self._last = self._last % 0xFFFF_FFFF + 1
-            while self._last in self._kept:
-                self._last = self._last % 0xFFFF_FFFF + 1
-            self._kept[self._last] = thing, on_lost
-            return self._last
+        while True:
+            number = next(self._numbers) & 0xFFFF_FFFF
+            # Those of long ago may be in use still.
+            if number and number not in self._kept:
+                self._kept[number] = thing, on_lost
+                return number
 
     def let_go(self, number: int) -> Any:
         """The thing that this number stood for; ``None`` if there is none."""
@@ -145,30 +143,20 @@ class Library(ABC):
 
     def callback(self, kind: str, function: Callable[..., Any]) -> int:
         """A pointer to a function, which gets the thing in the opaque pointer's place."""
-
-        kept = self._kept
-
-        def call(number: int, *arguments: int) -> Any:
-            return function(kept[number][0], *arguments)
-
-        return self._pointer(kind, function, call)
+        return self._callbacks.get((kind, function)) or self._export(kind, function, dict.__getitem__)
 
     def farewell(self, kind: str, function: Callable[..., Any]) -> int:
         """A pointer to a function that is called last of all for its thing."""
+        return self._callbacks.get((kind, function)) or self._export(kind, function, dict.pop)
 
+    def _export(self, kind: str, function: Callable[..., Any], find: Callable[..., Any]) -> int:
         kept = self._kept
 
         def call(number: int, *arguments: int) -> Any:
-            return function(kept.pop(number)[0], *arguments)
+            return function(find(kept, number)[0], *arguments)
 
-        return self._pointer(kind, function, call)
-
-    def _pointer(self, kind: str, function: Callable[..., Any], call: Callable[..., Any]) -> int:
-        pointer = self._callbacks.get((kind, function))
-        if pointer is None:
-            # Two threads may make two; the one that isn't kept here is as good.
-            pointer = self._callbacks.setdefault((kind, function), self.export(kind, call))
-        return pointer
+        # Two threads may make two; the one that isn't kept here is as good.
+        return self._callbacks.setdefault((kind, function), self.export(kind, call))
 
     @abstractmethod
     def export(self, kind: str, call: Callable[..., Any]) -> int:
@@ -176,9 +164,3 @@ class Library(ABC):
 
         The function doesn't know the library, so that that can go.
         """
-
-
-def sized(value: Any) -> None:
-    """A structure tells its size, if it has a field for that."""
-    if isinstance(value, c.Structure) and value._fields_[0][0] == "struct_size":
-        value.struct_size = c.sizeof(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes as c
 import errno
 import functools
+import operator
 import threading
 import time
 import weakref
@@ -18,8 +19,12 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 import wasmtime  # type: ignore[import-not-found,unused-ignore]
 
 from ._abi import CALLBACKS, FUNCTIONS, Abi
-from ._library import Cell, Library, Loan, sized
+from ._library import Cell, Library, Loan
 from .errors import MirrorError
+
+
+if not hasattr(wasmtime.Config, "memory_may_move"):
+    raise ImportError("this wasmtime can't keep memory from moving")
 
 
 class ModuleLost(RuntimeError):
@@ -40,8 +45,8 @@ _ALLOCATOR = {_ALLOC: ("p", "pp"), _FREE: ("v", "ppp")}
 # As much as any C type needs, and what `malloc` gives natively.
 _ALIGNMENT = 16
 
-# Larger blocks go back to the module at once; of smaller ones there are only ever a few.
-_MOST_POOLED = 1024
+# Blocks up to this size are kept for the next who wants one, which saves two calls: never more than were in use at a time.
+_MOST_POOLED = 65536
 
 
 @functools.lru_cache(maxsize=4)
@@ -67,14 +72,15 @@ class _Block:
     """Bytes in the module's memory. They go back when nobody has them any more: at any time, on any thread."""
 
     def __init__(self, lib: "Wasmtime", length: int) -> None:
-        self._back, self.length = lib._give_back, max(length, 1)
-        self.address = 0
-        self.address = lib._allocate(self.length)
+        # Few sizes, so that what is kept fits.
+        size = 1 << max(length - 1, 0).bit_length() if length <= _MOST_POOLED else length
+        self._back, self._size, self.address = lib._give_back, size, 0
+        self.address = lib._allocate(size)
 
     def close(self) -> None:
         address, self.address = self.address, 0
         if address:
-            self._back(address, self.length)
+            self._back(address, self._size)
 
     def __del__(self) -> None:
         self.close()
@@ -82,10 +88,11 @@ class _Block:
 
 class _Values(Cell):
     def __init__(self, lib: "Wasmtime", type: Any, count: int) -> None:
-        self._block = _Block(lib, c.sizeof(type) * count)
+        size = c.sizeof(type) * count
+        self._block = _Block(lib, size)
         self.address = self._block.address
-        self._values = (type * count).from_buffer(lib._memory(self.address, self._block.length))
-        c.memset(c.addressof(self._values), 0, self._block.length)
+        self._values = (type * count).from_buffer(lib._memory(self.address, size))
+        c.memset(c.addressof(self._values), 0, size)
 
     def __getitem__(self, index: int) -> Any:
         return self._values[index]
@@ -166,7 +173,8 @@ class Wasmtime(Library):
             if export is None and self._lost is None:
                 self._texts.last = "%s: the WebAssembly module has no such function" % name
                 return -errno.ENOSYS
-            return self._enter(export, arguments, mask, result == "i")
+            # What is no number is found out here, where it does no harm.
+            return self._enter(export, tuple(map(operator.index, arguments)), mask, result == "i")
 
         return call
 
@@ -180,9 +188,9 @@ class Wasmtime(Library):
                     # The module knows no threads: what it says is told on this one.
                     self._texts.last = self.text(self._run(self._exports["mirror_last_error"], ()) & _MASKS["p"])
                 return answer
-        except ModuleLost as lost:
-            if outermost:
-                self._let_all_go(lost)
+        except BaseException:
+            if outermost and self._lost is not None:
+                self._let_all_go()
             raise
 
     def _run(self, export: Any, arguments: "Tuple[int, ...]") -> Any:
@@ -193,8 +201,12 @@ class Wasmtime(Library):
         self._depth += 1
         try:
             return export(self._store, *arguments)
-        except (wasmtime.Trap, wasmtime.WasmtimeError) as trap:
-            self._lost = trap
+        except Exception as error:
+            # A trap; or what has torn through the module, out of a callback, is one.
+            self._lost = self._lost or error
+        except BaseException as error:
+            self._lost = self._lost or error
+            raise
         finally:
             self._depth -= 1
         self._check_whole()
@@ -205,9 +217,14 @@ class Wasmtime(Library):
 
     def _check_whole(self) -> None:
         if self._lost is not None:
-            raise ModuleLost("the WebAssembly module is lost: %s" % _last_line(self._lost)) from self._lost
+            raise ModuleLost(self._epitaph()) from self._lost
 
-    def _let_all_go(self, lost: ModuleLost) -> None:
+    def _epitaph(self) -> str:
+        assert self._lost is not None
+        return "the WebAssembly module is lost: %s" % _last_line(self._lost)
+
+    def _let_all_go(self) -> None:
+        lost = ModuleLost(self._epitaph())
         while self._kept:
             _, (_, on_lost) = self._kept.popitem()
             if on_lost is not None:
@@ -222,7 +239,7 @@ class Wasmtime(Library):
         with self._lock:
             if self._lost is None:
                 self._lost = RuntimeError(reason)
-        self._let_all_go(ModuleLost("the WebAssembly module is lost: %s" % reason))
+        self._let_all_go()
 
     def last_error(self) -> str:
         return getattr(self._texts, "last", "")
@@ -278,7 +295,8 @@ class Wasmtime(Library):
 
     def new(self, type: Any, count: int = 1) -> Cell:
         cell = _Values(self, type, count)
-        sized(cell.value)
+        if type in self.abi.sized:
+            cell.value.struct_size = c.sizeof(type)
         return cell
 
     def at(self, type: Any, address: int) -> Any:
@@ -312,10 +330,12 @@ class Wasmtime(Library):
         masks, me = [_MASKS[letter] for letter in arguments], weakref.ref(self)
 
         def enter(*values: int) -> Any:
-            answer = call(*(value & mask for value, mask in zip(values, masks)))
             lib = me()
+            # What was called from in here may have lost the module, whose calls must not go on.
             if lib is not None:
-                # What was called from in there may have lost the module, whose calls must not go on.
+                lib._check_whole()
+            answer = call(*(value & mask for value, mask in zip(values, masks)))
+            if lib is not None:
                 lib._check_whole()
             return answer
 

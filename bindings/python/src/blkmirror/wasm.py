@@ -1,4 +1,4 @@
-"""The library as a WebAssembly module, in a sandbox of wasmtime's (``pip install wasmtime``) instead of in this process.
+"""The library as a WebAssembly module, in a sandbox of wasmtime's (``pip install blkmirror[wasm]``).
 
 The classes are the same; only what is made first, a device, is made in a module::
 
@@ -27,11 +27,15 @@ import os
 from pathlib import Path
 from typing import Optional, Type, TypeVar, Union
 
-from ._wasmtime import ModuleLost, Wasmtime
 from .device import BaseDevice, Device, FileDevice, MemoryDevice, NullDevice
 from .filter import Filter
 from .job import Job
 from .log import LogLevel, Sink, send_log
+
+try:
+    from ._wasmtime import ModuleLost, Wasmtime
+except ImportError as error:
+    raise ImportError("blkmirror.wasm needs wasmtime 45 or later: pip install 'blkmirror[wasm]'") from error
 
 __all__ = ["Module", "ModuleLost"]
 

@@ -213,11 +213,14 @@ class Memory(unittest.TestCase):
 
     def test_nothing_is_left_of_an_instance(self) -> None:
         gone: List[Callable[[], object]] = []
-        for _ in range(3):
-            with Module(module_path()) as module, module.bind(Bytes)(bytearray(LENGTH)) as device:
+        for closes in (True, False, True, False):
+            module = Module(module_path())
+            with module.bind(Bytes)(bytearray(LENGTH)) as device:
                 with b.Filter(device) as disk:
                     disk.write(0, b"x")
                 gone += [weakref.ref(module), weakref.ref(module._lib), weakref.ref(device)]
+            if closes:
+                module.close()
         del module, device, disk
         gc.collect()
         self.assertEqual([thing() for thing in gone], [None] * len(gone))
@@ -279,8 +282,38 @@ class Lost(unittest.TestCase):
             self.disk.write(0, b"x")
         self.assertEqual(self.source.closed, 1)
 
+    def test_a_module_that_is_closed_from_a_callback_does_not_go_on(self) -> None:
+        # It keeps the request, so that nothing else is called.
+        self.source.in_write, self.source.held = self.module.close, True
+        with self.assertRaisesRegex(ModuleLost, "it was closed"):
+            self.disk.write_async(0, b"x")
+        self.assertEqual((self.source.closed, self.target.closed), (1, 1))
+
+    def test_what_tears_through_it_loses_it(self) -> None:
+        failure = KeyboardInterrupt("now")
+
+        def interrupted(call: Callable[[], Any]) -> int:
+            raise failure
+
+        self.source._guard = interrupted  # type: ignore[method-assign]
+        waiting: List[Any] = []
+        with self.assertRaises(KeyboardInterrupt) as caught:
+            waiting.append(self.disk.write_async(0, b"x"))
+        self.assertIs(caught.exception, failure)
+        with self.assertRaisesRegex(ModuleLost, "lost: now"):
+            self.disk.read(0, 1)
+        self.assertEqual(self.target.closed, 1)
+
+    def test_arguments_that_are_none_do_no_harm(self) -> None:
+        nonsense: Any = "first"
+        with self.assertRaises(TypeError):
+            self.disk.write(nonsense, b"x")
+        self.disk.write(0, b"x")
+        self.assertEqual(self.disk.read(0, 1), b"x")
+
     def test_fuel_is_for_each_call(self) -> None:
-        for _ in range(300):
+        # Together they take several times what one may.
+        for _ in range(2000):
             self.disk.write(0, bytes(LENGTH))
             self.assertEqual(self.disk.read(0, 512), bytes(512))
 
@@ -318,6 +351,23 @@ class Threads(unittest.TestCase):
             thread.start()
             thread.join()
             self.assertIn("%d" % LENGTH, lib.last_error())
+
+    def test_news_from_another_thread_wake_who_runs_the_job(self) -> None:
+        with Module(module_path()) as module, module.bind(Bytes)(pattern(LENGTH)) as source:
+            source.held = True
+            with module.MemoryDevice(LENGTH) as target, b.Filter(source) as disk, b.Job(disk, target) as job:
+                job.start()
+                while not source.requests:
+                    job.poll()
+                while job.poll().state is not b.PollState.IDLE:
+                    pass
+                job._woken.clear()
+                thread = threading.Thread(target=source.requests.pop())
+                thread.start()
+                thread.join()
+                self.assertTrue(job._woken.is_set())
+                source.held = False
+                self.assertTrue(job.run(until="ready", timeout=60).ready)
 
     def test_a_check_keeps_others_out_and_so_misses_their_completions(self) -> None:
         threads: List[threading.Thread] = []
