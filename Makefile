@@ -3,7 +3,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all demo test test-rust test-python test-wheel test-root test-nbdkit run-test-nbdkit types sim teeth mutants bench header lint docs wasm fuzz \
+.PHONY: all demo test test-rust test-python test-wheel test-root test-nbdkit run-test-nbdkit types sim teeth mutants bench header lint docs wasm test-wasm-python fuzz \
 	sanitize-thread sanitize-address valgrind lib install uninstall test-install abi abi-dump clean
 
 # The simulator wants simulated disks in the library; what is shipped is built without.
@@ -82,6 +82,19 @@ docs:
 
 wasm:
 	scripts/wasm
+
+# The Python package over the module: its whole suite, what only the module has, and the scenarios of both sides compared. pip fetches
+# wasmtime, into an environment of its own. docs/WEBASSEMBLY-python.md tells of it.
+WASM_PYTHON := $(TARGET)/wasm/python
+test-wasm-python: wasm
+	$(CARGO) build --locked
+	test -x $(WASM_PYTHON)/bin/python || $(PYTHON) -m venv $(WASM_PYTHON)
+	$(WASM_PYTHON)/bin/python -m pip install --quiet --disable-pip-version-check 'wasmtime>=45'
+	for tests in tests tests/wasm; do \
+		BLKMIRROR_LIBRARY=$(abspath $(TARGET))/debug/$(if $(filter Darwin,$(shell uname)),libblkmirror.dylib,libblkmirror.so) \
+			BLKMIRROR_WASM=$(abspath $(TARGET))/wasm/blkmirror.wasm BLKMIRROR_BACKEND=wasm \
+			$(WASM_PYTHON)/bin/python -m unittest discover -s bindings/python/$$tests || exit 1; \
+	done
 
 # Each fuzz target for SECONDS; TARGETS chooses some of api, options and bitmap.
 fuzz:

@@ -141,7 +141,8 @@ class Memory(unittest.TestCase):
                     other.write(offset, b"x" * MIB)
                 self.assertGreater(module.memory, before + 60 * MIB)
                 source.requests.pop()()
-                self.assertEqual((reading.result(0), back), (0, pattern(LENGTH)))
+                reading.result(0)
+                self.assertEqual(back, pattern(LENGTH))
                 writing, before = disk.write_async(0, data), module.memory
                 data[:] = bytes(LENGTH)
                 with module.MemoryDevice(64 * MIB) as more, b.Filter(more) as third:
@@ -149,7 +150,8 @@ class Memory(unittest.TestCase):
                         third.write(offset, b"x" * MIB)
                 self.assertGreater(module.memory, before + 60 * MIB)
                 source.requests.pop()()
-                self.assertEqual((writing.result(0), source.data), (0, pattern(LENGTH, 9)))
+                writing.result(0)
+                self.assertEqual(source.data, pattern(LENGTH, 9))
 
     def test_a_limit_is_kept_and_told(self) -> None:
         with Module(module_path(), memory_limit=8 * MIB) as module, module.MemoryDevice(64 * MIB) as large:
@@ -292,10 +294,10 @@ class Lost(unittest.TestCase):
     def test_what_tears_through_it_loses_it(self) -> None:
         failure = KeyboardInterrupt("now")
 
-        def interrupted(call: Callable[[], Any]) -> int:
+        def interrupted(*_: object) -> int:
             raise failure
 
-        self.source._guard = interrupted  # type: ignore[method-assign]
+        setattr(self.source, "_guard", interrupted)
         waiting: List[Any] = []
         with self.assertRaises(KeyboardInterrupt) as caught:
             waiting.append(self.disk.write_async(0, b"x"))
