@@ -5,15 +5,17 @@ The file is for every host of the library: it needs no generator, and who plays 
 ``name``, ``length`` (bytes of the disk), ``unit`` (guests' requests are multiples of it)
 ``source``, ``target``
     devices: ``length``; ``alignment``; ``max_transfer``; ``zero_alignment``; ``flags`` (of ``DeviceFlags``); ``supports`` (the
-    callbacks besides read and write); ``answers`` (``inline``; ``held``: pending until a step completes it; ``polled``: until the
-    device is polled); ``depth`` (how many it takes before it answers AGAIN, 0 for any number); ``fill`` ([offset, length, byte]
-    that it holds at first); ``faults`` ([kind, n, errno, torn]: the n-th request of this kind fails, counted from 1, torn: when
+    callbacks besides read and write); ``answers`` (``inline``; ``early``: completed before the callback returns; ``held``: pending
+    until a step completes it; ``polled``: until the device is polled); ``depth`` (how many it takes before it answers AGAIN, 0 for
+    any number); ``repeats`` (after so many completions one is told a second time, 0 for never; it must be refused); ``fill``
+    ([offset, length, byte] that it holds at first, in blocks of 4096 that are then allocated); ``faults`` ([kind, n, errno, torn]: the n-th request of this kind fails, counted from 1, torn: when
     half of it is done)
 ``shape``
     ``full``; ``none``: the target holds a copy at first; ``top``: so it does of the source's base, which is not allocated in the
-    source; ``commit``: the target is that base
+    source; ``overlay``: the target gets that base as its backing in the prepare hook, ``over-source``: it gets the source;
+    ``commit``: the target is the base
 ``job``
-    options of ``Job``
+    options of ``Job``; ``replaces``: another disk of that length is switched instead
 ``steps``
     ["write", offset, length, stamp, fua], ["zero", offset, length, may_unmap], ["discard", offset, length], ["flush"],
     ["read", offset, length]: a guest's request. A change that overlaps one under way is left out.
@@ -21,7 +23,8 @@ The file is for every host of the library: it needs no generator, and who plays 
     ["source" or "target", n, order]: completes n held requests, "first" or "last" come first
     ["poll", n]: n times; ["pass", ns]: so much time passes; ["wake"]: time passes until the job wants to be polled
     ["start"], ["pause"], ["resume"], ["complete"], ["finalize"], ["dismiss"], ["cancel", force], ["speed", n],
-    ["change", copy_mode], ["drain"], ["undrain"], ["free"], ["query"]
+    ["change", copy_mode], ["drain"], ["undrain"], ["query"], ["free"], ["job"]: another one with these options, if there is none
+    and everything is copied
 ``end``
     what a host does at last that wants the job over: ``complete``, ``cancel`` or ``force``
 
@@ -38,7 +41,7 @@ FILE = Path(__file__).resolve().parent / "scenarios.json"
 COUNT = 240
 T = TypeVar("T")
 
-READS_ZERO, DISCARD_ZEROES, CHEAP_ZERO = 4, 8, 2
+CHEAP_ZERO, READS_ZERO, DISCARD_ZEROES, UNATTACHED_BACKING = 2, 4, 8, 16
 EIO, ENOSPC, EPROTO = 5, 28, 71
 
 
@@ -74,7 +77,7 @@ Step = List[Any]
 def scenario(number: int) -> Scenario:
     """The scenario of this number."""
     random = Random(number)
-    shape = random.pick(["full", "full", "full", "none", "top", "commit"])
+    shape = random.pick(["full", "full", "full", "full", "none", "top", "overlay", "over-source", "commit"])
     alignment = random.pick([1, 1, 512, 4096])
     unit = max(512, alignment)
     length = unit * random.pick([1, 8, 16, 16, 24, 31]) * max(1, 4096 // unit)
@@ -87,10 +90,17 @@ def scenario(number: int) -> Scenario:
         source["supports"] = sorted({*source["supports"], "extents"})
         target["length"] = length if random.one_in(2) else length // 2 // unit * unit
         target["supports"] = sorted({*target["supports"], "truncate"})
-    if shape == "top":
+    if shape in ("top", "overlay"):
         source["supports"] = sorted({*source["supports"], "extents"})
     if shape in ("commit", "top"):
         target["fill"] = fill(random, target["length"], unit, 4)
+    elif shape == "overlay":
+        # The base, which the target doesn't hold.
+        source["base"] = fill(random, length, unit, 4)
+    if shape in ("overlay", "over-source"):
+        target["flags"] |= UNATTACHED_BACKING
+        # It would show a backing that isn't the source's.
+        target["supports"] = [kind for kind in target["supports"] if kind != "discard"]
     elif shape == "full" and random.one_in(3):
         target["flags"] |= READS_ZERO
     elif shape == "full":
@@ -124,8 +134,9 @@ def device(random: Random, length: int, alignment: int) -> Dict[str, Any]:
         "zero_alignment": random.pick([0, 0, 0, 4096, 16384]),
         "flags": random.pick([0, CHEAP_ZERO]) | random.pick([0, DISCARD_ZEROES]),
         "supports": [kind for kind in kinds if not random.one_in(3)],
-        "answers": random.pick(["inline", "held", "held", "polled"]),
+        "answers": random.pick(["inline", "early", "held", "held", "held", "polled"]),
         "depth": random.pick([0, 0, 1, 2, 5]),
+        "repeats": random.pick([0, 0, 0, 5]),
         "fill": [],
         "faults": faults,
     }
@@ -170,6 +181,8 @@ def job(random: Random, shape: str, alignment: int) -> Dict[str, Any]:
         "auto_complete": random.one_in(6),
         "inline": random.one_in(3),
     }
+    if shape in ("full", "none", "top") and random.one_in(8):
+        options["replaces"] = True
     if shape != "commit":
         options["copy_mode"] = random.within(0, 2)
     if random.one_in(20):
@@ -180,10 +193,22 @@ def job(random: Random, shape: str, alignment: int) -> Dict[str, Any]:
 
 def steps(random: Random, length: int, unit: int) -> List[Step]:
     drawn: List[Step] = [["start"]] if not random.one_in(8) else []
-    host = random.one_in(5)
+    host = random.one_in(4)
     for _ in range(random.within(16, 48)):
         drawn.append(step(random, length, unit, host))
+        if drawn[-1] == ["free"] and random.one_in(2):
+            drawn += [["target", 9, "first"], ["job"], ["start"]]
+    if random.one_in(4):
+        drawn += last_moments(random, length, unit, host)
     return drawn
+
+
+def last_moments(random: Random, length: int, unit: int, host: bool) -> List[Step]:
+    """The job is led to its end, if it can be, with guests in the way."""
+    busy: List[Step] = [["source", 99, "first"], ["target", 99, "first"], ["poll", 4], ["wake"]]
+    drawn: List[Step] = [["resume"], ["undrain"], ["speed", 0], *busy, *busy, *busy, ["complete"], *busy]
+    drawn += [guest(random, length, unit, host) for _ in range(3)]
+    return [*drawn, ["poll", 2], ["query"], ["finalize"], *busy]
 
 
 def step(random: Random, length: int, unit: int, host: bool) -> Step:
@@ -227,7 +252,7 @@ def verb(random: Random) -> Step:
         # Else no job would live to see anything.
         if not random.one_in(3):
             return ["resume"]
-        return ["free"] if random.one_in(3) else [name, random.one_in(3)]
+        return ["free"] if random.one_in(2) else [name, random.one_in(3)]
     return [name]
 
 

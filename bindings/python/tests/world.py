@@ -10,6 +10,7 @@ switched, and a copy that was asked for by a soft cancel is one.
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
@@ -66,6 +67,7 @@ class Scripted:
         self.storage = Storage(told["length"], backing)
         self.faults = {(kind, n): (number, torn) for kind, n, number, torn in told["faults"]}
         self.counts: Dict[str, int] = {}
+        self.completed = self.repeated = 0
         self.held: List[Tuple[str, Any, Callable[[], None], Optional[OSError]]] = []
         for offset, length, byte in told["fill"]:
             self.storage.write(offset, bytes([byte]) * length)
@@ -88,6 +90,8 @@ class Scripted:
                 raise error
             return None
         self.held.append((kind, request, lambda: act(done), error))
+        if answers == "early":
+            self.complete(1, "last")
         return self.world.package.Answer.PENDING
 
     def complete(self, count: int, order: str) -> None:
@@ -96,11 +100,20 @@ class Scripted:
             kind, request, act, error = self.held.pop(0 if order == "first" else -1)
             act()
             self.world.say("%s completes a %s" % (self.name, kind))
-            try:
-                request.complete(error)
-            except self.world.package.MirrorError as refused:
-                self.world.say("%s is told %s" % (self.name, refused))
+            self.tell(request, error)
+            self.completed += 1
+            if self.told["repeats"] and self.completed % self.told["repeats"] == 0:
+                self.repeated += 1
+                self.tell(request, None)
             count -= 1
+
+    def tell(self, request: Any, error: Optional[OSError]) -> None:
+        """Reports the outcome of a request."""
+        try:
+            request.complete(error)
+        except self.world.package.MirrorError as refused:
+            # Of the words only the token differs from one run to the next.
+            self.world.say("%s is refused: %s" % (self.name, re.sub("0x[0-9a-f]+|[0-9]{4,}", "N", str(refused))))
 
     def parts(self, offset: int, length: int) -> "List[Tuple[int, Any]]":
         """What ``extents`` tells."""
@@ -230,19 +243,24 @@ class World:
         self.scenario, self.package = scenario, package
         self.lines: List[str] = []
         self.now, self.wake_at, self.over, self.drains, self.guests = 1, 0, False, 0, 0
-        self.switched = False
+        self.prepared = False
         # Where guests have changed something since a soft cancel.
         self.since_cancel: Optional[bytearray] = None
-        on_target = scenario["shape"] in ("top", "commit")
+        shape, length = scenario["shape"], scenario["length"]
         self.target = Scripted(self, "target", scenario["target"])
-        backing = self.target.storage if scenario["shape"] == "commit" else Storage(0)
-        if scenario["shape"] == "top":
-            # The base is what the target holds at first.
-            backing = Storage(scenario["length"])
-            backing.write(0, self.target.storage.read(0, scenario["length"]))
-        self.source = Scripted(self, "source", scenario["source"], backing if on_target else None)
-        if scenario["shape"] == "none":
-            self.target.storage.write(0, self.source.storage.read(0, scenario["length"]))
+        backing: Optional[Storage] = None
+        if shape == "commit":
+            backing = self.target.storage
+        elif shape in ("top", "overlay"):
+            # The base, of which the target holds a copy, or will be over.
+            backing = Storage(length)
+            backing.write(0, self.target.storage.read(0, length))
+            for offset, size, byte in scenario["source"].get("base", []):
+                backing.write(offset, bytes([byte]) * size)
+        self.source = Scripted(self, "source", scenario["source"], backing)
+        if shape == "none":
+            self.target.storage.write(0, self.source.storage.read(0, length))
+        self.attach = {"overlay": backing, "over-source": self.source.storage}.get(shape)
         self.oracle = Oracle(self.source.storage.read(0, scenario["length"]))
 
     def say(self, line: str) -> None:
@@ -251,14 +269,14 @@ class World:
     def play(self) -> str:
         """The transcript."""
         b = self.package
+        self.say(self.scenario["name"])
         try:
-            with scripted(b, self.source) as source, scripted(b, self.target) as target, b.Filter(source) as self.disk:
+            with scripted(b, self.source) as source, scripted(b, self.target) as target, b.Filter(source) as self.disk, \
+                    b.MemoryDevice(self.scenario["length"]) as memory, b.Filter(memory) as self.other:
+                self.disk.set_opened(lambda: self.say("opened"))
                 self.devices: Tuple[Any, ...] = (source, target)
                 self.job: Any = None
-                try:
-                    self.job = self.make_job(target)
-                except b.MirrorError as refused:
-                    self.say("refused: %s" % refused)
+                self.make_job()
                 for step in self.scenario["steps"]:
                     self.step(step)
                 self.wind_down()
@@ -268,24 +286,23 @@ class World:
             raise AssertionError("%s: %s\n  %s" % (self.scenario["name"], wrong, tail)) from None
         finally:
             # Nothing may be left to call what is gone.
-            self.job = self.disk = None
+            self.job = self.disk = self.other = None
             self.devices = ()
         return "\n".join(self.lines) + "\n"
 
-    def make_job(self, target: Any) -> Any:
-        b, options = self.package, dict(self.scenario["job"])
-        shape = self.scenario["shape"]
+    def make_job(self) -> None:
+        b, options, shape = self.package, dict(self.scenario["job"]), self.scenario["shape"]
         options.setdefault("id", "scenario")
         options["kind"] = b.Kind.COMMIT_ACTIVE if shape == "commit" else b.Kind.MIRROR
-        options["sync"] = {"full": b.Sync.FULL, "none": b.Sync.NONE}.get(shape, b.Sync.TOP)
-        return b.Job(
-            self.disk,
-            target,
-            wake=lambda: self.say("woken"),
-            prepare=self.prepare,
-            clock=lambda: self.now,
-            **options,
-        )
+        options["sync"] = {"full": b.Sync.FULL, "none": b.Sync.NONE, "over-source": b.Sync.NONE}.get(shape, b.Sync.TOP)
+        if options.get("replaces"):
+            options["replaces"] = self.other
+        self.prepared, self.over, self.since_cancel = False, False, None
+        hooks = {"wake": lambda: self.say("woken"), "prepare": self.prepare, "clock": lambda: self.now}
+        try:
+            self.job = b.Job(self.disk, self.devices[1], **hooks, **options)
+        except b.MirrorError as refused:
+            self.say("refused: %s" % refused)
 
     # Steps.
 
@@ -301,6 +318,9 @@ class World:
         elif name == "wake":
             self.now = max(self.now, self.wake_at)
             self.poll()
+        elif name == "job":
+            if self.job is None and self.scenario["shape"] == "full":
+                self.make_job()
         elif self.job is None:
             self.say("no job")
         elif name == "poll":
@@ -310,7 +330,7 @@ class World:
             self.say(repr(self.job.info))
         elif name == "free":
             self.job.close()
-            self.job = None
+            self.job, self.drains = None, 0
         else:
             self.ask(name, arguments)
         self.tell_events()
@@ -356,6 +376,8 @@ class World:
         self.drains += {"drain": 1, "undrain": -1}.get(name, 0)
         if name == "cancel" and self.since_cancel is None:
             self.since_cancel = bytearray(self.scenario["length"])
+            for offset, length in self.oracle.changing:
+                self.since_cancel[offset : offset + length] = b"\1" * length
 
     def guest(self, name: str, arguments: List[Any]) -> None:
         self.guests += 1
@@ -434,7 +456,9 @@ class World:
     def prepare(self, _: Any) -> None:
         """The moment before the switch: the sides are equal."""
         self.say("prepare")
-        self.switched = True
+        self.prepared = True
+        if self.attach is not None:
+            self.target.storage.backing = self.attach
         self.check_equal("at the switch", self.oracle.moot)
 
     def check_equal(self, when: str, but: bytearray) -> None:
@@ -446,6 +470,15 @@ class World:
                 self.say("WRONG")
                 self.wrong = "%s byte %d is %d at the source and %d at the target" % (when, at, ours, theirs)
                 return
+
+    def check_copy(self, since: bytearray) -> None:
+        """After a soft cancel the target is a copy, but for what guests changed since it was asked for."""
+        if self.scenario["shape"] == "over-source":
+            # What it shows through goes on changing.
+            return
+        if self.attach is not None:
+            self.target.storage.backing = self.attach
+        self.check_equal("after the cancel", bytearray(moot | later for moot, later in zip(self.oracle.moot, since)))
 
     wrong: Optional[str] = None
 
@@ -501,16 +534,19 @@ class World:
         if self.job is not None:
             info = self.job.info
             self.say(repr(info))
-            assert on_target == (self.switched and info.result == 0), "switched, or not: %r" % (info,)
-            if self.since_cancel is not None and info.result == 0 and not on_target:
-                both = bytearray(moot | since for moot, since in zip(self.oracle.moot, self.since_cancel))
-                self.check_equal("after the cancel", both)
+            if self.other.is_on(self.devices[1]):
+                self.say("the other disk is on the target")
+            switched = (self.other if self.scenario["job"].get("replaces") else self.disk).is_on(self.devices[1])
+            assert switched == (self.prepared and info.result == 0), "switched, or not: %r" % (info,)
+            if self.since_cancel is not None and info.result == 0 and not switched:
+                self.check_copy(self.since_cancel)
             self.job.close()
         assert self.wrong is None, self.wrong
         now, length = (self.target if on_target else self.source).storage, self.scenario["length"]
         self.oracle.check(now.read(0, length), "the end")
         for script, device in zip((self.source, self.target), self.devices):
-            self.say("%s %s, refused %d" % (script.name, digest(script.storage.read(0, length)), device.refused))
+            self.say("%s %s" % (script.name, digest(script.storage.read(0, length))))
+            assert device.refused == script.repeated, "%d completions are refused" % device.refused
 
 
 def play(scenario: Scenario, package: Any) -> str:

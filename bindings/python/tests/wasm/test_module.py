@@ -403,6 +403,32 @@ class Layout(unittest.TestCase):
                 disk.zero(big, 512)
             self.assertEqual(caught.exception.errno, errno.ERANGE)
             self.assertIn(str(big), str(caught.exception))
+
+            class Far(b.Device):
+                asked: List[object] = []
+
+                def read(self, request: b.Request, offset: int, buffers: List[memoryview]) -> None:
+                    self.asked.append(offset)
+
+                def write(self, request: b.Request, offset: int, buffers: List[memoryview], fua: bool) -> None:
+                    self.asked.append((offset, bytes(buffers[0])))
+
+                def zero(self, request: b.Request, offset: int, length: int, may_unmap: bool) -> None:
+                    self.asked.append((offset, length))
+
+            with module.bind(Far)(big) as far, b.Filter(far) as disk:
+                disk.zero(big - (1 << 33), 1 << 30)
+                disk.write(big - 512, b"far")
+                disk.read((1 << 32) + 1, 1)
+                self.assertEqual(Far.asked, [(big - (1 << 33), 1 << 30), (big - 512, b"far"), (1 << 32) + 1])
+            with module.NullDevice(1 << 40) as large, module.NullDevice(1 << 40) as target, b.Filter(large) as disk:
+                with b.Job(disk, target, sync=b.Sync.NONE, speed=1, granularity=MIB, clock=lambda: 1 << 60) as job:
+                    job.start()
+                    disk.mark_dirty(0, 64 * MIB)
+                    wake_at = None
+                    for _ in range(20):
+                        wake_at = job.poll(1 << 60).wake_at or wake_at
+                    self.assertGreater(wake_at or 0, 1 << 60)
             lib: Any = module._lib
             self.assertEqual(ctypes.sizeof(lib.abi.DeviceOps), 48)
 
