@@ -4,12 +4,14 @@ The file is for every host of the library: it needs no generator, and who plays 
 
 ``name``, ``length`` (bytes of the disk), ``unit`` (guests' requests are multiples of it)
 ``source``, ``target``
-    devices: ``length``; ``alignment``; ``max_transfer``; ``zero_alignment``; ``flags`` (of ``DeviceFlags``); ``supports`` (the
-    callbacks besides read and write); ``answers`` (``inline``; ``early``: completed before the callback returns; ``held``: pending
-    until a step completes it; ``polled``: until the device is polled); ``depth`` (how many it takes before it answers AGAIN, 0 for
-    any number); ``repeats`` (after so many completions one is told a second time, 0 for never; it must be refused); ``fill``
-    ([offset, length, byte] that it holds at first, in blocks of 4096 that are then allocated); ``faults`` ([kind, n, errno, torn]: the n-th request of this kind fails, counted from 1, torn: when
-    half of it is done)
+    devices: ``length``; ``alignment``; ``max_transfer``; ``zero_alignment``; ``flags`` (of ``DeviceFlags``)
+    ``supports``: the callbacks besides read and write
+    ``answers``: ``inline``; ``early``: completed before the callback returns; ``held``: pending until a step completes it;
+    ``polled``: until the device is polled
+    ``depth``: how many it takes before it answers AGAIN, 0 for any number
+    ``repeats``: after so many completions one is told a second time, 0 for never; it must be refused
+    ``fill``: [offset, length, byte] that it holds at first, in blocks of 4096 that are then allocated; so ``base`` of the source's
+    ``faults``: [kind, n, errno, torn]: the n-th request of this kind fails, counted from 1; torn: when half of it is done
 ``shape``
     ``full``; ``none``: the target holds a copy at first; ``top``: so it does of the source's base, which is not allocated in the
     source; ``overlay``: the target gets that base as its backing in the prepare hook, ``over-source``: it gets the source;

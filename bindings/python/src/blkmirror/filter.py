@@ -342,8 +342,10 @@ class Filter:
         if hook is None:
             lib.check(lib.mirror_filter_set_opened(handle, 0, 0, 0))
             return
-        opened, closed = lib.callback("hook", _on_opened), lib.farewell("hook", _on_closed)
-        lib.check(lib.mirror_filter_set_opened(handle, opened, lib.keep(_Opened(hook, self._raised)), closed))
+        called, closed, opened = lib.callback("hook", _on_opened), lib.farewell("hook", _on_closed), _Opened(hook, self._raised)
+        # To try again is also how to know that the library is lost.
+        number = lib.keep(opened, lambda _: _on_opened(opened))
+        lib.check(lib.mirror_filter_set_opened(handle, called, number, closed))
 
     def take_raised(self) -> Optional[BaseException]:
         """The first exception of the opened hook that was not raised yet."""

@@ -130,7 +130,8 @@ class Job:
                 options.clock = lib.callback("clock", _clock)
             options.closed = lib.farewell("hook", _closed)
             handles = filter.handle, target.handle
-            options.opaque = lib.keep(hooks)
+            # Whoever waits for the job of a library that is lost has to poll it to know.
+            options.opaque = lib.keep(hooks, lambda _: _wake(hooks))
             try:
                 lib.check(lib.mirror_job_new(*handles, told.address, out.address))
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import gc
@@ -106,7 +107,7 @@ class Apart(unittest.TestCase):
 
         texts = {
             '(module (import "env" "clock" (func)))': "none of blkmirror's: expected 1 import",
-            "(module)": "has no function mirror_wasm_alloc",
+            "(module)": "has no function mirror_last_error",
             '(module (func (export "mirror_version") (result i64) i64.const 1))': "mirror_version takes other arguments",
         }
         for text, words in texts.items():
@@ -277,6 +278,56 @@ class Lost(unittest.TestCase):
         self.assertIsInstance(waiting.exception(0), ModuleLost)
         with self.assertRaises(ModuleLost):
             self.source.requests.pop()()
+
+    def test_whoever_waits_for_a_job_is_woken(self) -> None:
+        woken: List[int] = []
+        opened: List[int] = []
+        self.disk.set_opened(lambda: opened.append(1))
+        self.source.held = True
+        raised: List[BaseException] = []
+        job = b.Job(self.disk, self.target, wake=lambda: woken.append(1))
+        job.start()
+        while not self.source.requests:
+            job.poll()
+
+        def run() -> None:
+            try:
+                job.run()
+            except ModuleLost as lost:
+                raised.append(lost)
+
+        runs = threading.Thread(target=run, daemon=True)
+        runs.start()
+        # It sleeps once it has taken what has woken it before.
+        while job._woken.is_set():
+            pass
+        woken.clear()
+        self.lose()
+        runs.join(60)
+        self.assertEqual(([type(error) for error in raised], woken, opened), ([ModuleLost], [1], [1]))
+        job.close()
+
+    def test_tasks_that_await_a_job_or_a_request_are_told(self) -> None:
+        async def main() -> List[object]:
+            self.source.held = True
+            with b.Job(self.disk, self.target) as job:
+                job.start()
+                tasks = [asyncio.ensure_future(job.ready()), asyncio.ensure_future(job.concluded())]
+                while not self.source.requests:
+                    await asyncio.sleep(0)
+                self.lose()
+                return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
+
+        self.assertEqual([type(told) for told in asyncio.run(main())], [ModuleLost, ModuleLost])
+
+    def test_it_is_lost_in_any_call(self) -> None:
+        self.source.held = True
+        waiting = self.disk.write_async(0, b"not yet")
+        lib: Any = self.module._lib
+        lib._fuel = 10
+        with self.assertRaises(ModuleLost):
+            lib.lend(memoryview(bytearray(MIB)))
+        self.assertIsInstance(waiting.exception(0), ModuleLost)
 
     def test_a_call_from_a_callback_takes_those_around_it_along(self) -> None:
         self.source.in_write = self.lose
