@@ -3,7 +3,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all demo test test-rust test-python test-root test-nbdkit run-test-nbdkit types sim teeth mutants bench header lint docs wasm fuzz \
+.PHONY: all demo test test-rust test-python test-wheel test-root test-nbdkit run-test-nbdkit types sim teeth mutants bench header lint docs wasm test-wasm-python fuzz \
 	sanitize-thread sanitize-address valgrind lib install uninstall test-install abi abi-dump clean
 
 # The simulator wants simulated disks in the library; what is shipped is built without.
@@ -40,7 +40,12 @@ run-test-nbdkit:
 
 # The Python package and a host of it, as a type checker sees them. It needs mypy.
 types:
-	$(PYTHON) -m mypy --strict bindings/python/src bindings/python/tests/test_surface.py
+	$(PYTHON) -m mypy --strict bindings/python/src $(addprefix bindings/python/tests/,test_surface.py test_buffers.py test_asyncio.py test_progress.py scenarios.py world.py wasm)
+
+# The Python package as it is installed: a wheel and an sdist are built, looked into and tested in environments elsewhere. pip
+# fetches setuptools, build, numpy and auditwheel.
+test-wheel:
+	$(PYTHON) scripts/test-wheel
 
 # Those that mount file systems and make loop devices.
 test-root:
@@ -77,6 +82,19 @@ docs:
 
 wasm:
 	scripts/wasm
+
+# The Python package over the module: its whole suite, what only the module has, and the scenarios of both sides compared. pip fetches
+# wasmtime, into an environment of its own. docs/WEBASSEMBLY-python.md tells of it.
+WASM_PYTHON := $(TARGET)/wasm/python
+test-wasm-python: wasm
+	$(CARGO) build --locked
+	test -x $(WASM_PYTHON)/bin/python || $(PYTHON) -m venv $(WASM_PYTHON)
+	$(WASM_PYTHON)/bin/python -m pip install --quiet --disable-pip-version-check 'wasmtime>=45'
+	for tests in tests tests/wasm; do \
+		BLKMIRROR_LIBRARY=$(abspath $(TARGET))/debug/$(if $(filter Darwin,$(shell uname)),libblkmirror.dylib,libblkmirror.so) \
+			BLKMIRROR_WASM=$(abspath $(TARGET))/wasm/blkmirror.wasm BLKMIRROR_BACKEND=wasm \
+			$(WASM_PYTHON)/bin/python -m unittest discover -s bindings/python/$$tests || exit 1; \
+	done
 
 # Each fuzz target for SECONDS; TARGETS chooses some of api, options and bitmap.
 fuzz:

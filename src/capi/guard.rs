@@ -86,6 +86,7 @@ mod tests {
             include_str!("options.rs"),
             include_str!("event.rs"),
             include_str!("check.rs"),
+            include_str!("wasm.rs"),
         ];
         let mut entries = 0;
         for source in sources {

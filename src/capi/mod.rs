@@ -24,6 +24,9 @@ mod options;
 #[cfg(feature = "testing")]
 mod testing;
 mod version;
+// Its tests need no WebAssembly.
+#[cfg(any(target_family = "wasm", test))]
+mod wasm;
 
 pub use check::*;
 pub use constants::*;
@@ -37,3 +40,5 @@ pub use options::*;
 #[cfg(feature = "testing")]
 pub use testing::mirror_testing_device_new_defective;
 pub use version::*;
+#[cfg(any(target_family = "wasm", test))]
+pub use wasm::*;

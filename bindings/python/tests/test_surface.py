@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import errno
 import gc
-import sys
 import threading
 import unittest
-from pathlib import Path
 from typing import Callable, Iterator, List, Optional, Tuple, Type
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-
-import blkmirror as b  # noqa: E402
+from backend import b, lib
 
 MIB = 1 << 20
 CLUSTER = 65536
@@ -527,9 +523,7 @@ class Devices(unittest.TestCase):
             b.set_log(None)
         self.assertEqual([level for level, _ in told], [b.LogLevel.WARN])
         self.assertIn("12345" if "12345" in told[0][1] else "0x3039", told[0][1])
-        from blkmirror import log
-
-        self.assertEqual(len(log._sinks), 0)
+        self.assertEqual(lib.kept, 0)
 
 
 if __name__ == "__main__":

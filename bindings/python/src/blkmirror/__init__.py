@@ -10,6 +10,8 @@ A mirror copies a live disk to another device, keeps the two equal while a guest
             job.run()
 """
 
+from typing import TYPE_CHECKING
+
 from . import device, errors, events, filter, info, job, log, options
 from ._ffi import lib as _lib
 from .device import *  # noqa: F401,F403
@@ -21,7 +23,6 @@ from .job import *  # noqa: F401,F403
 from .log import *  # noqa: F401,F403
 from .options import *  # noqa: F401,F403
 
-__version__ = _lib.mirror_version_string().decode()
 __all__ = [
     "MirrorError",
     *device.__all__,
@@ -32,3 +33,13 @@ __all__ = [
     *log.__all__,
     *options.__all__,
 ]
+
+if TYPE_CHECKING:
+    __version__: str
+else:
+
+    def __getattr__(name):
+        # The shared library is loaded when it is first needed: :mod:`blkmirror.wasm` does without.
+        if name == "__version__":
+            return _lib.text(_lib.mirror_version_string())
+        raise AttributeError("module 'blkmirror' has no attribute %r" % (name,))

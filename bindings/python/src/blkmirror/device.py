@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes as c
 import os
 import threading
 import weakref
 from dataclasses import dataclass
 from enum import Enum, IntFlag
-from typing import Any, Callable, Iterable, Optional, Tuple, TypeVar, Union
+from typing import Any, Callable, Iterable, Optional, Sequence, Tuple, TypeVar, Union
 
-from . import _ffi
+from . import _abi
 from ._ffi import lib
-from .errors import check, errno_of
+from ._library import Library
+from .errors import errno_of
 from .events import Operation
 
 __all__ = [
@@ -83,9 +83,9 @@ class Limits:
 class Answer(Enum):
     """What a callback of a :class:`Device` can answer besides ``None``, which means that it is done."""
 
-    PENDING = _ffi.PENDING
+    PENDING = _abi.PENDING
     """``request.complete()`` will be called later, from any thread."""
-    AGAIN = _ffi.AGAIN
+    AGAIN = _abi.AGAIN
     """No room: to be offered again after something has completed, or :meth:`Device.kick`."""
 
 
@@ -124,8 +124,18 @@ class Finding:
 class BaseDevice:
     """A handle to a device. Close it, or use it in a ``with`` statement; a job that uses the device keeps it."""
 
+    # Where devices of this class are made. Filters and jobs are made where their devices are.
+    _lib: Library = lib
+
     def __init__(self) -> None:
         self._handle: Optional[int] = None
+
+    @staticmethod
+    def _of(lib: Library) -> "BaseDevice":
+        """A device of this library that has no handle yet."""
+        device = BaseDevice()
+        device._lib = lib
+        return device
 
     @property
     def handle(self) -> int:
@@ -134,11 +144,10 @@ class BaseDevice:
             raise ValueError("the device is closed")
         return self._handle
 
-    def _limits(self) -> _ffi.DeviceLimits:
-        limits = _ffi.DeviceLimits()
-        limits.struct_size = c.sizeof(limits)
-        check(lib.mirror_device_query(self.handle, c.byref(limits)))
-        return limits
+    def _limits(self) -> Any:
+        with self._lib.new(self._lib.abi.DeviceLimits) as limits:
+            self._lib.check(self._lib.mirror_device_query(self.handle, limits.address))
+            return type(limits.value).from_buffer_copy(limits.value)
 
     @property
     def length(self) -> int:
@@ -165,20 +174,22 @@ class BaseDevice:
     @property
     def refused(self) -> int:
         """Completions that were refused so far: second ones, stale ones, and of requests that never were."""
-        count = c.c_uint64()
-        check(lib.mirror_device_refused(self.handle, c.byref(count)))
-        return count.value
+        with self._lib.new(self._lib.abi.u64) as count:
+            self._lib.check(self._lib.mirror_device_refused(self.handle, count.address))
+            return int(count.value)
 
     @property
     def engine(self) -> Optional[str]:
         """What carries out the requests, if there is a choice: of a file ``"io_uring"`` or ``"threads"``."""
-        word = c.c_char_p()
-        check(lib.mirror_device_engine(self.handle, c.byref(word)))
-        return word.value.decode() if word.value is not None else None
+        with self._lib.new(self._lib.abi.word) as word:
+            self._lib.check(self._lib.mirror_device_engine(self.handle, word.address))
+            return self._lib.text(word.value) if word.value else None
 
     def same(self, other: "BaseDevice") -> bool:
         """Whether the two are the same storage."""
-        return bool(check(lib.mirror_device_same(self.handle, other.handle)))
+        if other._lib is not self._lib:
+            return False
+        return bool(self._lib.check(self._lib.mirror_device_same(self.handle, other.handle)))
 
     def check(
         self, *, destroy: bool = False, seed: int = 0, max_bytes: int = 0, timeout: float = 5.0
@@ -192,23 +203,24 @@ class BaseDevice:
         The exceptions that callbacks of a :class:`Device` raised meanwhile are left to :meth:`Device.take_raised`.
         """
         findings: "list[Finding]" = []
-
-        def found(_: int, pointer: int) -> None:
-            shown = c.cast(pointer, c.POINTER(_ffi.CheckFinding)).contents
-            findings.append(_finding(shown))
-
-        options = _ffi.CheckOptions()
-        options.struct_size = c.sizeof(options)
-        options.flags = 1 if destroy else 0
-        options.seed, options.max_bytes, options.timeout_ns = seed, max_bytes, max(1, int(timeout * 1e9))
-        check(lib.mirror_device_check(self.handle, c.byref(options), _ffi.FOUND(found), None))
+        lib = self._lib
+        number = lib.keep((lib, findings))
+        try:
+            with lib.new(lib.abi.CheckOptions) as options:
+                options.value.flags = 1 if destroy else 0
+                options.value.seed, options.value.max_bytes = seed, max_bytes
+                options.value.timeout_ns = max(1, int(timeout * 1e9))
+                found = lib.callback("found", _found)
+                lib.check(lib.mirror_device_check(self.handle, options.address, found, number))
+        finally:
+            lib.let_go(number)
         return findings
 
     def close(self) -> None:
         """Frees the handle. A second time is harmless."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            lib.mirror_device_free(handle)
+            self._lib.mirror_device_free(handle)
 
     def __enter__(self: "D") -> "D":
         return self
@@ -217,13 +229,13 @@ class BaseDevice:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_handle", None) is not None and lib is not None:
+        if getattr(self, "_handle", None) is not None:
             self.close()
 
-    def _take(self, call: Callable[..., int], *arguments: Any) -> None:
-        out = c.c_void_p()
-        check(call(*arguments, c.byref(out)))
-        self._handle = out.value
+    def _take(self, call: Callable[..., int], *arguments: int) -> None:
+        with self._lib.new(self._lib.abi.word) as out:
+            self._lib.check(call(*arguments, out.address))
+            self._handle = out.value
 
 
 class FileDevice(BaseDevice):
@@ -243,7 +255,11 @@ class FileDevice(BaseDevice):
     ) -> None:
         super().__init__()
         flags = (1 if read_only else 0) | (2 if direct else 0) | (4 if create is not None else 0) | (8 if threads else 0)
-        self._take(lib.mirror_device_open_file, os.fsencode(path), flags, create or 0)
+        name = self._lib.lend_copy(memoryview(os.fsencode(path) + b"\0"))
+        try:
+            self._take(self._lib.mirror_device_open_file, name.address, flags, create or 0)
+        finally:
+            name.close()
 
 
 class MemoryDevice(BaseDevice):
@@ -251,7 +267,7 @@ class MemoryDevice(BaseDevice):
 
     def __init__(self, length: int) -> None:
         super().__init__()
-        self._take(lib.mirror_device_new_memory, length)
+        self._take(self._lib.mirror_device_new_memory, length)
 
 
 class NullDevice(BaseDevice):
@@ -259,19 +275,29 @@ class NullDevice(BaseDevice):
 
     def __init__(self, length: int, *, read_zeroes: bool = False, unallocated: bool = False) -> None:
         super().__init__()
-        self._take(lib.mirror_device_new_null, length, (1 if read_zeroes else 0) | (2 if unallocated else 0))
+        self._take(self._lib.mirror_device_new_null, length, (1 if read_zeroes else 0) | (2 if unallocated else 0))
 
 
 class Request:
     """A request that a :class:`Device` answered with :attr:`Answer.PENDING`."""
 
-    def __init__(self, device: "Device", token: int) -> None:
-        self._device = device
+    def __init__(self, device: "Device", token: int, buffers: "Sequence[memoryview]" = ()) -> None:
+        self._device, self._buffers = device, buffers
         self.token = token
 
     def complete(self, error: Optional[BaseException] = None) -> None:
         """It is done, or failed with this exception. From any thread, exactly once."""
-        check(lib.mirror_device_complete(self._device.handle, self.token, -errno_of(error) if error else 0))
+        self._release()
+        lib = self._device._lib
+        lib.check(lib.mirror_device_complete(self._device.handle, self.token, -errno_of(error) if error else 0))
+
+    def _release(self) -> None:
+        """Who uses a buffer from now on is told, by Python: its memory may be somebody else's."""
+        for view in self._buffers:
+            try:
+                view.release()
+            except BufferError:  # What was made of it, such as an array, goes on seeing the memory.
+                pass
 
 
 class Device(BaseDevice):
@@ -282,30 +308,32 @@ class Device(BaseDevice):
     if it is an ``OSError``, else ``EIO``) and is raised again from the next :meth:`blkmirror.Job.poll` of a job that uses
     the device.
 
-    The memory that ``read`` fills and ``write`` is given is the library's: don't keep it beyond the request.
+    The memory that ``read`` fills and ``write`` is given is the library's, or the guest's own. It is the request's until that is
+    done; then the views are released, and using one is a ``ValueError``. What was made of a view, a slice or a numpy array, can't be
+    released: **don't use it beyond the request**, for its memory may be gone.
     """
 
     def __init__(self, length: int, limits: Limits = Limits()) -> None:
         super().__init__()
         self._raised: list[BaseException] = []
         self._lock = threading.Lock()
-        told = _ffi.DeviceLimits()
-        told.struct_size = c.sizeof(told)
-        told.length = length
-        told.request_alignment = limits.request_alignment
-        told.memory_alignment = limits.memory_alignment
-        told.max_iov = limits.max_iov
-        told.flags = limits.flags
-        told.max_transfer = limits.max_transfer
-        told.max_zero = limits.max_zero
-        told.max_discard = limits.max_discard
-        told.zero_alignment = limits.zero_alignment
-        told.discard_alignment = limits.discard_alignment
-        told.cluster_size = limits.cluster_size
-        self._ops = self._make_ops()
-        # The library's pointer back here; `_close` takes it away again.
-        _KEPT[id(self._ops)] = self._ops, self._closed
-        self._take(lib.mirror_device_new, c.byref(self._ops), c.byref(told), c.c_void_p(id(self._ops)))
+        lib = self._lib
+        with lib.new(lib.abi.DeviceOps) as ops, lib.new(lib.abi.DeviceLimits) as told:
+            self._fill_ops(ops.value)
+            told.value.length = length
+            told.value.request_alignment = limits.request_alignment
+            told.value.memory_alignment = limits.memory_alignment
+            told.value.max_iov = limits.max_iov
+            told.value.flags = limits.flags
+            told.value.max_transfer = limits.max_transfer
+            told.value.max_zero = limits.max_zero
+            told.value.max_discard = limits.max_discard
+            told.value.zero_alignment = limits.zero_alignment
+            told.value.discard_alignment = limits.discard_alignment
+            told.value.cluster_size = limits.cluster_size
+            # The library's pointer back here; `_close` takes it away again.
+            number = lib.keep(self, lambda _: self._closed())
+            self._take(lib.mirror_device_new, ops.address, told.address, number)
         _LIVE.add(self)
 
     # What a subclass overrides.
@@ -349,97 +377,115 @@ class Device(BaseDevice):
 
     def kick(self) -> None:
         """There may be room after :attr:`Answer.AGAIN`."""
-        check(lib.mirror_device_kick(self.handle))
+        self._lib.check(self._lib.mirror_device_kick(self.handle))
 
     def take_raised(self) -> Optional[BaseException]:
         """The first exception of a callback that was not raised yet."""
         with self._lock:
             return self._raised.pop(0) if self._raised else None
 
-    def _guard(self, call: Callable[[], Optional[Answer]]) -> int:
+    def _guard(self, call: Callable[[], Optional[Answer]], request: Optional[Request] = None) -> int:
+        answer: Optional[Answer] = None
         try:
             answer = call()
-            return _ffi.DONE if answer is None else int(answer.value)
+            return _abi.DONE if answer is None else int(answer.value)
         except BaseException as error:  # Nothing may leave a callback.
             with self._lock:
                 if len(self._raised) < 16:
                     self._raised.append(error)
             return -errno_of(error)
+        finally:
+            if request is not None and answer is not Answer.PENDING:
+                request._release()
 
     def _tell_extents(self, token: int, offset: int, length: int) -> None:
         for stretch, flags in self.extents(offset, length):
-            if lib.mirror_device_extent(self.handle, token, stretch, int(flags)) != 0:
+            if self._lib.mirror_device_extent(self.handle, token, stretch, int(flags)) != 0:
                 break
 
     def _closed(self) -> None:
-        self._guard(lambda: self.on_close())
+        self._guard(self.on_close)
 
-    def _make_ops(self) -> _ffi.DeviceOps:
-        def has(name: str) -> bool:
-            return getattr(type(self), name) is not getattr(Device, name)
-
-        ops = _ffi.DeviceOps()
-        ops.struct_size = c.sizeof(ops)
-        ops.read = _ffi.READ(
-            lambda _, token, offset, length, iov, count: self._guard(
-                lambda: self.read(Request(self, token), offset, _views(iov, count))
-            )
-        )
-        ops.write = _ffi.WRITE(
-            lambda _, token, offset, length, iov, count, flags: self._guard(
-                lambda: self.write(Request(self, token), offset, _views(iov, count), bool(flags & _ffi.FUA))
-            )
-        )
-        if has("zero"):
-            ops.zero = _ffi.ZERO(
-                lambda _, token, offset, length, flags: self._guard(
-                    lambda: self.zero(Request(self, token), offset, length, bool(flags & _ffi.MAY_UNMAP))
-                )
-            )
-        if has("discard"):
-            ops.discard = _ffi.RANGE(
-                lambda _, token, offset, length: self._guard(
-                    lambda: self.discard(Request(self, token), offset, length)
-                )
-            )
-        if has("flush"):
-            ops.flush = _ffi.FLUSH(lambda _, token: self._guard(lambda: self.flush(Request(self, token))))
-        if has("extents"):
-            ops.extents = _ffi.RANGE(
-                lambda _, token, offset, length: self._guard(lambda: self._tell_extents(token, offset, length))
-            )
-        if has("truncate"):
-            ops.truncate = _ffi.TRUNCATE(
-                lambda _, token, length: self._guard(lambda: self.truncate(Request(self, token), length))
-            )
-        if has("on_cancel"):
-            ops.cancel = _ffi.HOOK(lambda _: None if self._guard(lambda: self.on_cancel()) else None)
-        if has("on_poll"):
-            ops.poll = _ffi.REAP(lambda _: self._guard(lambda: self.on_poll()))
-        ops.close = _on_close
-        return ops
+    def _fill_ops(self, ops: Any) -> None:
+        lib = self._lib
+        for field, kind, name, function in _CALLBACKS:
+            if name in ("read", "write") or getattr(type(self), name) is not getattr(Device, name):
+                setattr(ops, field, lib.callback(kind, function))
+        ops.close = lib.farewell("hook", _close)
 
 
-def _finding(shown: _ffi.CheckFinding) -> Finding:
-    texts = {
-        name: getattr(shown, name).decode("utf-8", "replace")
-        for name in ("rule", "spec", "text", "asked", "expected", "came", "line")
-    }
+# The library's callbacks. One serves all devices: a callback must not be freed from inside itself.
+
+
+def _read(device: Device, token: int, offset: int, length: int, iov: int, count: int) -> int:
+    buffers = device._lib.views(iov, count)
+    request = Request(device, token, buffers)
+    return device._guard(lambda: device.read(request, offset, buffers), request)
+
+
+def _write(device: Device, token: int, offset: int, length: int, iov: int, count: int, flags: int) -> int:
+    buffers = device._lib.views(iov, count)
+    request = Request(device, token, buffers)
+    return device._guard(lambda: device.write(request, offset, buffers, bool(flags & _abi.FUA)), request)
+
+
+def _zero(device: Device, token: int, offset: int, length: int, flags: int) -> int:
+    may_unmap = bool(flags & _abi.MAY_UNMAP)
+    return device._guard(lambda: device.zero(Request(device, token), offset, length, may_unmap))
+
+
+def _discard(device: Device, token: int, offset: int, length: int) -> int:
+    return device._guard(lambda: device.discard(Request(device, token), offset, length))
+
+
+def _flush(device: Device, token: int) -> int:
+    return device._guard(lambda: device.flush(Request(device, token)))
+
+
+def _extents(device: Device, token: int, offset: int, length: int) -> int:
+    return device._guard(lambda: device._tell_extents(token, offset, length))
+
+
+def _truncate(device: Device, token: int, length: int) -> int:
+    return device._guard(lambda: device.truncate(Request(device, token), length))
+
+
+def _cancel(device: Device) -> None:
+    device._guard(device.on_cancel)
+
+
+def _poll(device: Device) -> int:
+    return device._guard(device.on_poll)
+
+
+def _close(device: Device) -> None:
+    device._closed()
+
+
+# The library's name, the kind of callback, the method that it is for, and what is called.
+_CALLBACKS: "list[tuple[str, str, str, Callable[..., Any]]]" = [
+    ("read", "read", "read", _read),
+    ("write", "write", "write", _write),
+    ("zero", "zero", "zero", _zero),
+    ("discard", "range", "discard", _discard),
+    ("flush", "flush", "flush", _flush),
+    ("extents", "range", "extents", _extents),
+    ("truncate", "truncate", "truncate", _truncate),
+    ("cancel", "hook", "on_cancel", _cancel),
+    ("poll", "reap", "on_poll", _poll),
+]
+
+
+def _found(place: "tuple[Library, list[Finding]]", pointer: int) -> None:
+    lib, findings = place
+    findings.append(_finding(lib, lib.at(lib.abi.CheckFinding, pointer)))
+
+
+def _finding(lib: Library, shown: Any) -> Finding:
+    names = ("rule", "spec", "text", "asked", "expected", "came", "line")
+    texts = {name: lib.text(getattr(shown, name)) for name in names}
     operation = Operation(shown.operation) if shown.operation else None
     return Finding(operation=operation, offset=shown.offset, length=shown.length, **texts)
-
-
-# The callbacks of each device that the library may still call, and whom to tell when it won't any more.
-_KEPT: "dict[int, tuple[_ffi.DeviceOps, Callable[[], None]]]" = {}
-
-
-def _close(opaque: int) -> None:
-    _, closed = _KEPT.pop(opaque)
-    closed()
-
-
-# One for all devices: a callback must not be freed from inside itself.
-_on_close = _ffi.HOOK(_close)
 
 
 # The devices in Python that somebody still has, for jobs to find those that they use.
@@ -450,11 +496,3 @@ def devices_under(is_source: "Callable[[BaseDevice], bool]", target: BaseDevice)
     """The devices in Python that a job uses, which raise from its poll what their callbacks raised."""
     used = [device for device in list(_LIVE) if device._handle is not None and is_source(device)]
     return [*used, target] if isinstance(target, Device) else used
-
-
-def _views(iov: int, count: int) -> "list[memoryview]":
-    """The buffers of a request, without a copy."""
-    parts = c.cast(iov, c.POINTER(_ffi.Iovec))
-    return [
-        memoryview((c.c_uint8 * parts[index].len).from_address(parts[index].base)).cast("B") for index in range(count)
-    ]

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import errno as _errno
 
-from ._ffi import lib
-
 
 class MirrorError(OSError):
     """A call of the library failed: ``errno`` says how, the text says what was wrong and what would be right."""
-
-
-def check(answer: int) -> int:
-    """Returns an answer of the library, or raises what it says."""
-    if answer < 0:
-        text = lib.mirror_last_error()
-        raise MirrorError(-answer, text.decode("utf-8", "replace") if text else "")
-    return answer
 
 
 def errno_of(error: BaseException) -> int:

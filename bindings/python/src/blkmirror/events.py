@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes as c
 import os
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
-from . import _ffi
-from .errors import MirrorError, check
+from ._library import Library
+from .errors import MirrorError
 
 __all__ = [
     "Action",
@@ -140,12 +139,15 @@ class CancelledEvent:
 Event = Union[StatusEvent, ReadyEvent, PendingEvent, ErrorEvent, CompletedEvent, CancelledEvent]
 
 
-def read_event(job: int) -> Optional[Event]:
+def read_event(lib: Library, job: int) -> Optional[Event]:
     """The oldest event of the job with this handle that was not read."""
-    told = _ffi.Event()
-    told.struct_size = c.sizeof(told)
-    if check(_ffi.lib.mirror_job_next_event(job, c.byref(told))) == 0:
-        return None
+    with lib.new(lib.abi.Event) as told:
+        if lib.check(lib.mirror_job_next_event(job, told.address)) == 0:
+            return None
+        return _event(told.value)
+
+
+def _event(told: Any) -> Event:
     if told.type == 1:
         return StatusEvent(Status(told.status))
     if told.type == 2:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes as c
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
-from . import _ffi
-from .errors import MirrorError, check
+from . import _abi
+from ._library import Library
+from .errors import MirrorError
 from .events import Status
 from .options import CopyMode, Kind
 
@@ -101,13 +101,15 @@ class JobInfo:
         return MirrorError(-self.result, self.message) if self.result else None
 
 
-def read_info(job: int) -> JobInfo:
+def read_info(lib: Library, job: int) -> JobInfo:
     """A snapshot of the job with this handle."""
-    told = _ffi.JobInfo()
-    told.struct_size = c.sizeof(told)
-    check(_ffi.lib.mirror_job_query(job, c.byref(told)))
+    with lib.new(lib.abi.JobInfo) as told:
+        lib.check(lib.mirror_job_query(job, told.address))
+        return _info(told.value)
 
-    def counter(of: _ffi.Counter) -> Counter:
+
+def _info(told: Any) -> JobInfo:
+    def counter(of: Any) -> Counter:
         return Counter(of.ops, of.bytes, of.errors)
 
     return JobInfo(
@@ -144,7 +146,7 @@ def read_info(job: int) -> JobInfo:
         events_dropped=told.events_dropped,
         dirty_rate=told.dirty_rate,
         copy_rate=told.copy_rate,
-        eta_ns=None if told.eta_ns == _ffi.NEVER else told.eta_ns,
+        eta_ns=None if told.eta_ns == _abi.NEVER else told.eta_ns,
         granularity=told.granularity,
         bounce_copies=told.bounce_copies,
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, Callable, Dict, Optional
+from typing import Callable, Optional, Tuple
 
-from . import _ffi
 from ._ffi import lib
-from .errors import check
+from ._library import Library
 
 __all__ = ["LogLevel", "set_log"]
 
@@ -28,35 +27,34 @@ class LogLevel(IntEnum):
     """Everything."""
 
 
-# The sinks that the library may still call, by their numbers.
-_sinks: Dict[int, Any] = {}
+Sink = Callable[[LogLevel, str], None]
 
 
-def _closed(number: int) -> None:
-    _sinks.pop(number, None)
-
-
-_on_closed = _ffi.HOOK(_closed)
-
-
-def set_log(sink: Optional[Callable[[LogLevel, str], None]], level: LogLevel = LogLevel.WARN) -> None:
+def set_log(sink: Optional[Sink], level: LogLevel = LogLevel.WARN) -> None:
     """Sends the library's messages of this level and the more important ones to ``sink``; ``None`` sends them nowhere.
 
     There is one sink in a process. It is called from whichever thread has something to say, several at once. What it
     raises is lost.
     """
+    send_log(lib, sink, level)
+
+
+def send_log(lib: Library, sink: Optional[Sink], level: LogLevel) -> None:
+    """The same, for a library that is given."""
     if sink is None:
-        check(lib.mirror_set_log(_ffi.LOG(), None, LogLevel.OFF, _ffi.HOOK()))
+        lib.check(lib.mirror_set_log(0, 0, LogLevel.OFF, 0))
         return
-    wanted = sink
+    message, closed = lib.callback("log", _message), lib.farewell("hook", _closed)
+    lib.check(lib.mirror_set_log(message, lib.keep((lib, sink)), level, closed))
 
-    def on_message(_: int, of: int, text: bytes) -> None:
-        try:
-            wanted(LogLevel(of), text.decode("utf-8", "replace"))
-        except BaseException:  # Nothing may leave a callback, and there is nobody to tell.
-            pass
 
-    hook = _ffi.LOG(on_message)
-    number = id(hook)
-    _sinks[number] = hook
-    check(lib.mirror_set_log(hook, number, level, _on_closed))
+def _message(place: Tuple[Library, Sink], level: int, text: int) -> None:
+    lib, sink = place
+    try:
+        sink(LogLevel(level), lib.text(text))
+    except BaseException:  # Nothing may leave a callback, and there is nobody to tell.
+        pass
+
+
+def _closed(_: Tuple[Library, Sink]) -> None:
+    pass
