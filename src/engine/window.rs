@@ -22,6 +22,8 @@ const COPIES_PER_WINDOW: u64 = 4;
 /// What the copy may keep waiting at the target: itself, or guests' carried writes.
 const DELAY_NS: u64 = 4_000_000;
 const DELAY_FOR_GUESTS_NS: u64 = 1_000_000;
+/// More need not wait at a target that is fast and near: it only turns buffers out of the processor's cache.
+const LONGEST_QUEUE: u64 = 4 << 20;
 /// Rates are measured over at least this.
 const SHORTEST_ROUND_NS: u64 = 1_000_000;
 const ROUNDS: usize = 10;
@@ -110,7 +112,9 @@ impl Window {
         }
         let base = self.base_ns.unwrap_or(0);
         let delay = if guests { DELAY_FOR_GUESTS_NS.max(base / 4) } else { DELAY_NS.max(base) };
-        bytes_in(rate, base.saturating_add(delay)).max(LEAST_WINDOW)
+        let under_way = bytes_in(rate, base);
+        let queued = bytes_in(rate, delay).min(under_way.max(LONGEST_QUEUE));
+        under_way.saturating_add(queued).max(LEAST_WINDOW)
     }
 
     /// Most bytes in one copy: a power of two.
