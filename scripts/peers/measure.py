@@ -57,6 +57,8 @@ class Chart:
     figure: str
     title: str
     drawn: bool = True
+    # What is told where a run came to no such figure.
+    none: str = "–"
 
 
 @dataclasses.dataclass
@@ -151,9 +153,18 @@ def judge(result: Result, target: Target) -> Verdict:
     ratios = tuple(rounds_of(ours, peer, target.figure)) if peer else ()
     absent = [name for name in target.peers if not result.row(name).samples]
     why_not = "; ".join(filter(None, map(reason, map(result.row, [target.ours, *absent]))))
-    measured = own if target.bound.of == "figure" else (statistics.median(ratios) if ratios else None)
-    reached = None if measured is None else target.bound.holds(measured)
+    reached = holds(target.bound, ours, target.figure, ratios)
     return Verdict(target, own, peer.name if peer else "", theirs, ratios, reached, why_not)
+
+
+def holds(bound: Bound, ours: Row, figure: str, ratios: tuple[float, ...]) -> bool | None:
+    """A round of ours without the figure is one that did not come so far."""
+    if bound.of == "ratio":
+        return bound.holds(statistics.median(ratios)) if ratios else None
+    values = ours.values(figure)
+    if len(values) < len(ours.samples):
+        return False
+    return bound.holds(statistics.median(values)) if values else None
 
 
 def best(result: Result, target: Target) -> Row | None:

@@ -12,12 +12,18 @@ Record = dict[str, str | float | bool | None]
 
 
 class Blkmirror:
-    def __init__(self, program: pathlib.Path) -> None:
+    def __init__(self, program: pathlib.Path, before: tuple[str, ...] = ()) -> None:
         self.program = program
+        # What is put before its command lines.
+        self.before = before
+
+    def on(self, processor: int) -> Blkmirror:
+        """The same, confined to one processor."""
+        return Blkmirror(self.program, ("taskset", "-c", str(processor)))
 
     def bench(self, *arguments: str) -> list[Record]:
         """The rows of `blkmirror bench`."""
-        command = [str(self.program), "bench", *arguments, "--json"]
+        command = [*self.before, str(self.program), "bench", *arguments, "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
         if done.returncode != 0:
             raise Failed(done.stderr.strip()[-300:])

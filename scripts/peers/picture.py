@@ -48,9 +48,8 @@ def draw(report: Report) -> str:
     y = float(MARGIN)
     for result in report.results:
         for chart in result.charts:
-            rows = [row for row in result.rows if row.values(chart.figure) or row.missing or row.failed]
-            if chart.drawn and any(row.samples for row in rows):
-                y = group(parts, y, result, chart, rows)
+            if chart.drawn and any(row.values(chart.figure) for row in result.rows):
+                y = group(parts, y, result, chart)
     foot = f"{report.date}, {report.machine}. Bars: medians; lines: lowest to highest round."
     parts.append(text(MARGIN, y + 12, foot, "foot"))
     height = round(y + 12 + MARGIN)
@@ -66,24 +65,25 @@ def draw(report: Report) -> str:
     ])
 
 
-def group(parts: list[str], y: float, result: Result, chart: Chart, rows: list[Row]) -> float:
+def group(parts: list[str], y: float, result: Result, chart: Chart) -> float:
     """The bars of one figure. Where the next group begins."""
     parts.append(text(MARGIN, y + 14, result.title, "title"))
     parts.append(text(MARGIN, y + TITLE, chart.title, "unit"))
     y += TITLE + 8
-    most = max(max(row.values(chart.figure), default=0.0) for row in rows) or 1.0
-    for row in rows:
-        bar(parts, y, row, row.values(chart.figure), most)
+    most = max(max(row.values(chart.figure), default=0.0) for row in result.rows) or 1.0
+    for row in result.rows:
+        bar(parts, y, row, chart, most)
         y += LINE
     return y + GAP
 
 
-def bar(parts: list[str], y: float, row: Row, values: list[float], most: float) -> None:
+def bar(parts: list[str], y: float, row: Row, chart: Chart, most: float) -> None:
+    values = row.values(chart.figure)
     left = MARGIN + NAMES
     middle = y + LINE / 2
     parts.append(text(left - 10, middle + 4, row.name, "name-ours" if row.ours else "", anchor="end"))
     if not values:
-        parts.append(text(left, middle + 4, absent(row), "unit"))
+        parts.append(text(left, middle + 4, absent(row, chart), "unit"))
         return
     median = statistics.median(values)
     length = max(1.0, BARS * median / most)
@@ -95,7 +95,9 @@ def bar(parts: list[str], y: float, row: Row, values: list[float], most: float) 
     parts.append(text(max(left + length, high) + 8, middle + 4, number(median), "name-ours" if row.ours else ""))
 
 
-def absent(row: Row) -> str:
+def absent(row: Row, chart: Chart) -> str:
+    if row.samples:
+        return chart.none
     return f"not measured: {', '.join(row.missing)} missing" if row.missing else "failed"
 
 

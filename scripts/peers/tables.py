@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import statistics
 
-from .measure import Result, Row, Verdict, judge, reason
+from .measure import Chart, Result, Row, Verdict, judge, reason
 from .store import Report
 
 BEGIN = "<!-- bench-peers: begin. Written by `make bench-peers`; changes between these lines are lost. -->"
@@ -64,9 +64,17 @@ def targets(results: list[Result]) -> list[str]:
 def case(result: Result) -> list[str]:
     lines = [["", *(chart.title for chart in result.charts)]]
     for row in result.rows:
-        told = [spread(row.values(chart.figure)) for chart in result.charts] if row.samples else absent(row, result)
+        told = [cell(row, chart) for chart in result.charts] if row.samples else absent(row, result)
         lines.append([f"**{row.name}**" if row.ours else row.name, *told])
     return table(lines)
+
+
+def cell(row: Row, chart: Chart) -> str:
+    values = row.values(chart.figure)
+    without = len(row.samples) - len(values)
+    if not values:
+        return chart.none
+    return spread(values) + (f"; {chart.none} in {without} of {len(row.samples)} rounds" if without else "")
 
 
 def absent(row: Row, result: Result) -> list[str]:
