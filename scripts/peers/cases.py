@@ -26,7 +26,7 @@ class Settings:
     @classmethod
     def full(cls, dense_size: int) -> Settings:
         conditions = converge.Conditions(size=256 * MIB, limit_s=20, shares=(1 / 16, 0.5, 0.7, 0.8))
-        return cls(loop_size=32 * GIB, dense_size=dense_size, sparse_data=GIB, sparse_length=64 * GIB, latency_data=GIB,
+        return cls(loop_size=16 * GIB, dense_size=dense_size, sparse_data=GIB, sparse_length=64 * GIB, latency_data=GIB,
                    converge=conditions, ready_size=GIB, ready_s=5)
 
     @classmethod

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from . import qemu
 from .measure import Bound, Case, Chart, Contestant, Failed, Sample, Target
 from .ours import Blkmirror, figures
+from .programs import size_text
 
 LINK = 105_000_000
 WRITE = 4096
@@ -30,11 +31,15 @@ class Conditions:
     shares: tuple[float, ...]
 
 
-QEMU_KINDS = {"QEMU mirror": 64 << 10, "QEMU mirror, granularity 4 KiB": 4 << 10}
+QEMU_KINDS = {"QEMU mirror": 64 << 10, "QEMU mirror, 4 KiB chunks": 4 << 10}
+
+
+def of_link(share: float) -> str:
+    return f"T/{1 / share:.0f}" if share < 0.1 else f"{share:g} T"
 
 
 def named(who: str, share: float) -> str:
-    return f"{who}, guest {share:g} T"
+    return f"{who}, guest {of_link(share)}"
 
 
 def case(ours: Blkmirror, mode: str, conditions: Conditions) -> Case:
@@ -54,12 +59,12 @@ def case(ours: Blkmirror, mode: str, conditions: Conditions) -> Case:
 
     return Case(
         name=f"converge-{mode}",
-        title=f"A guest's random 4 KiB writes while the disk is copied over a link of T = {LINK // 1_000_000} MB/s, {mode}",
+        title=f"A guest's random writes while {size_text(conditions.size)} are copied over a link of T = {LINK // 1_000_000} MB/s, {mode}",
         contestants=list(contestants()),
         charts=[
-            Chart("ready_s", "seconds until ready", none=f"not ready in {conditions.limit_s} s"),
-            Chart("guest_share", "what the guest got of what it wanted"),
-            Chart("p99_ms", "p99 of the guest's writes, ms"),
+            Chart("ready_s", "seconds until ready", drawn=mode == "background", none=f"not ready in {conditions.limit_s} s"),
+            Chart("guest_share", "what the guest got of what it wanted", drawn=mode != "background"),
+            Chart("p99_ms", "p99 of the guest's writes, ms", drawn=mode != "background"),
             Chart("p50_ms", "p50, ms", drawn=False),
         ],
         targets=list(targets(mode, conditions)),
@@ -71,7 +76,7 @@ def targets(mode: str, conditions: Conditions) -> Iterator[Target]:
     for share in conditions.shares:
         ours = named("blkmirror", share)
         peers = tuple(named(name, share) for name in QEMU_KINDS)
-        what = f"{mode}, guest writes {share:g} T"
+        what = f"{mode}, guest writes {of_link(share)}"
         if mode == "background":
             yield Target(f"{what}: seconds until ready", "ready_s", ours, Bound("figure", "<=", conditions.limit_s), "lower", peers)
         elif share <= 0.7:

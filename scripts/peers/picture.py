@@ -20,7 +20,7 @@ FIGURES = 130
 BARS = WIDTH - 2 * MARGIN - NAMES - FIGURES
 LINE = 22
 BAR = 14
-TITLE = 30
+TITLE = 32
 GAP = 16
 
 STYLE = """
@@ -47,9 +47,13 @@ def draw(report: Report) -> str:
     parts: list[str] = []
     y = float(MARGIN)
     for result in report.results:
-        for chart in result.charts:
-            if chart.drawn and any(row.values(chart.figure) for row in result.rows):
-                y = group(parts, y, result, chart)
+        drawn = [chart for chart in result.charts if chart.drawn and any(row.values(chart.figure) for row in result.rows)]
+        if drawn:
+            parts.append(text(MARGIN, y + TITLE / 2, result.title, "title"))
+            y += TITLE
+        for chart in drawn:
+            y = group(parts, y, result, chart)
+        y += GAP if drawn else 0
     foot = f"{report.date}, {report.machine}. Bars: medians; lines: lowest to highest round."
     parts.append(text(MARGIN, y + 12, foot, "foot"))
     height = round(y + 12 + MARGIN)
@@ -67,14 +71,13 @@ def draw(report: Report) -> str:
 
 def group(parts: list[str], y: float, result: Result, chart: Chart) -> float:
     """The bars of one figure. Where the next group begins."""
-    parts.append(text(MARGIN, y + 14, result.title, "title"))
-    parts.append(text(MARGIN, y + TITLE, chart.title, "unit"))
-    y += TITLE + 8
+    parts.append(text(MARGIN, y + BAR / 2, chart.title, "unit"))
+    y += BAR
     most = max(max(row.values(chart.figure), default=0.0) for row in result.rows) or 1.0
     for row in result.rows:
         bar(parts, y, row, chart, most)
         y += LINE
-    return y + GAP
+    return y + GAP / 2 + 4
 
 
 def bar(parts: list[str], y: float, row: Row, chart: Chart, most: float) -> None:
