@@ -31,6 +31,12 @@ class Turns(unittest.TestCase):
         self.assertEqual([len(row.samples) for row in measured.rows], [3, 3])
         self.assertEqual(len(said), 6)
 
+    def test_a_case_that_takes_minutes_has_fewer_rounds(self) -> None:
+        for asked, most, rounds in ((5, 2, 2), (1, 2, 1)):
+            case = Case("case", "A case", [Contestant("a", lambda: {"seconds": 1.0})], [], [], most_rounds=most)
+            measured = run(case, asked, lambda _: [], lambda _: None)
+            self.assertEqual(len(measured.rows[0].samples), rounds)
+
     def test_who_is_missing_or_fails_is_told_and_left_out(self) -> None:
         def fail() -> Sample:
             raise Failed("no disk")
@@ -70,6 +76,10 @@ class Verdicts(unittest.TestCase):
         measured = result(row("ours", 1), Row("peer", False, missing=["prog"]), peers=("peer",))
         verdict = judge(measured, measured.targets[0])
         self.assertEqual((verdict.reached, verdict.why_not), (None, "peer: prog missing"))
+
+    def test_ours_without_a_figure_has_not_reached_it(self) -> None:
+        measured = result(Row("ours", True, [{"seconds": 1.0}, {}]), bound=Bound("figure", "<=", 2))
+        self.assertIs(judge(measured, measured.targets[0]).reached, False)
 
     def test_rounds_in_which_one_has_no_figure_make_no_ratio(self) -> None:
         peer = Row("peer", False, [{}, {"seconds": 4.0}])
