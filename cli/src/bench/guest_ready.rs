@@ -48,6 +48,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "SIZE", default_value = "0")]
     granularity: Size,
 
+    /// Copies that the job has on their way at most [default: as many as the storage takes]
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    in_flight: u32,
+
     /// Milliseconds between the beginnings of two of the job's passes over what is dirty [default: the library's]
     #[arg(long, value_name = "MS")]
     pass_interval: Option<u64>,
@@ -141,8 +145,12 @@ fn row(way: &'static str, rounds: &[Measured], without: &[Measured]) -> Row {
 /// The same guest while a job, which is ready, copies what it writes.
 fn beside_a_job(arguments: &Arguments, source: &Device, target: &Device) -> Outcome<Measured> {
     let guest = Guest::new(arguments, source)?;
-    let mut options =
-        Options { sync: Sync::None, granularity: arguments.granularity.0, ..Options::default() };
+    let mut options = Options {
+        sync: Sync::None,
+        granularity: arguments.granularity.0,
+        max_in_flight: arguments.in_flight,
+        ..Options::default()
+    };
     if let Some(ms) = arguments.pass_interval {
         options.pass_interval_ns = ms.saturating_mul(1_000_000);
     }
