@@ -3,7 +3,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all demo test test-rust test-python test-wheel test-root test-nbdkit run-test-nbdkit types sim teeth mutants bench header lint docs wasm test-wasm-python fuzz \
+.PHONY: all demo test test-rust test-python test-wheel test-root test-nbdkit run-test-nbdkit types sim teeth mutants bench bench-peers header lint docs wasm test-wasm-python fuzz \
 	sanitize-thread sanitize-address valgrind lib install uninstall test-install abi abi-dump clean
 
 # The simulator wants simulated disks in the library; what is shipped is built without.
@@ -69,6 +69,11 @@ mutants:
 
 bench:
 	$(CARGO) bench --locked
+
+# Ours and its peers in turn, as far as they are installed: docs/PERFORMANCE.md. PEERS are options, such as --quick or --list.
+bench-peers:
+	$(CARGO) build --release --locked --quiet -p blkmirror-cli
+	$(PYTHON) scripts/bench-peers $(PEERS)
 
 header:
 	$(CARGO) run --locked --quiet -p capi-tests --bin gen-header

@@ -46,6 +46,48 @@ fn a_slow_target_is_kept_busy_by_what_is_in_flight() {
 }
 
 #[test]
+fn a_slow_target_is_used_the_better_the_longer_it_is_known() {
+    let rate = |data: &str| {
+        let row = &rows(&["latency", "--latency", "1", "--in-flight", "0", "--data", data])[0];
+        figure(row, "fragmented_mb_per_s")
+    };
+    // Beginning and end take as long, whatever there is to copy.
+    let (little, much) = (rate("4M"), rate("1G"));
+    assert!(little * 1.5 < much, "{little} and {much}");
+}
+
+#[test]
+fn a_guest_and_a_job_that_is_ready_share_a_disk() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().to_str().expect("a name");
+    let rows = rows(&[
+        "guest-ready",
+        "--dir",
+        path,
+        "--size",
+        "4M",
+        "--depth",
+        "4",
+        "--seconds",
+        "0.2",
+        "--rounds",
+        "2",
+    ]);
+    let [without, beside] = &rows[..] else { panic!("without a job and beside one: {rows:?}") };
+    for row in [without, beside] {
+        assert!(figure(row, "iops") > 0.0 && figure(row, "p50_us") <= figure(row, "p99_us"), "{row}");
+    }
+    assert_eq!(
+        (figure(without, "iops_share"), figure(without, "p99_x"), figure(without, "copied_mb_per_s")),
+        (1.0, 1.0, 0.0)
+    );
+    // What the guest writes is copied while it writes.
+    assert!(figure(beside, "copied_mb_per_s") > 0.0 && figure(beside, "job_cpu") > 0.0, "{beside}");
+    assert!(figure(beside, "iops_share") > 0.0, "{beside}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0, "nothing is left behind");
+}
+
+#[test]
 fn a_slow_guest_delays_a_mirror_by_what_it_writes() {
     let rows = rows(&["converge", "--size", "64M", "--guest", "0.1"]);
     assert_eq!(rows.len(), 2, "both modes");
@@ -92,6 +134,8 @@ fn bad_options_are_refused_with_a_reason() {
     for (arguments, message) in [
         (&["file", "--size", "1K"][..], "size must be at least 64K"),
         (&["converge", "--link", "0"], "must not be 0"),
+        (&["guest-ready", "--write", "1K"], "write must be a multiple of 4K"),
+        (&["guest-ready", "--seconds", "0"], "seconds must be from 0.01 to 3600"),
         (&["scale", "--dirty-ppm", "2000000"], "dirty-ppm must be from 0 to a million"),
         (&["copy-loop", "--granularity", "3000"], "granularity 3000: must be a power of two"),
         (&["file", "--dir", "/nonexistent-folder"], "nonexistent-folder"),

@@ -84,7 +84,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Vec<Row>, Failure> {
 }
 
 /// A file with random bytes in pieces that are spread evenly, and holes between them.
-fn fill(path: &Path, data: u64, length: u64, seed: u64) -> io::Result<()> {
+pub(super) fn fill(path: &Path, data: u64, length: u64, seed: u64) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
     file.set_len(length)?;
     let pieces = data / PIECE;

@@ -3,6 +3,7 @@
 use super::report::Row;
 use super::timeline::{Link, LinkOptions, Time, Timeline};
 use crate::failure::Failure;
+use crate::size::Size;
 use blkmirror::clock::Nanos;
 use blkmirror::engine::{Options, Sync};
 use blkmirror::error::Result;
@@ -29,6 +30,10 @@ pub(super) struct Arguments {
     /// Only this many in flight [default: 0, 16, 64, 256 and 1024]
     #[arg(long, value_name = "N")]
     in_flight: Option<u32>,
+
+    /// Bytes to copy [default: 100 times what is in flight, at least 400M]
+    #[arg(long, value_name = "SIZE")]
+    data: Option<Size>,
 }
 
 const CHUNK: u64 = 64 << 10;
@@ -42,8 +47,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Vec<Row>, Failure> {
     let mut rows = Vec::new();
     for latency in latencies {
         for in_flight in &in_flight {
-            let contiguous = rate(time, latency, *in_flight, false)?;
-            let fragmented = rate(time, latency, *in_flight, true)?;
+            let chunks = match arguments.data {
+                Some(Size(bytes)) => (bytes / CHUNK).max(1),
+                None => ROUND_TRIPS * u64::from((*in_flight).max(64)),
+            };
+            let contiguous = rate(time, latency, *in_flight, chunks, false)?;
+            let fragmented = rate(time, latency, *in_flight, chunks, true)?;
             rows.push(
                 Row::new()
                     .with("latency_ms", latency)
@@ -57,8 +66,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Vec<Row>, Failure> {
 }
 
 /// Megabytes (10^6 bytes) per second from start to ready.
-fn rate(time: Time, latency_ms: f64, in_flight: u32, fragmented: bool) -> Result<f64> {
-    let chunks = ROUND_TRIPS * u64::from(in_flight.max(64));
+fn rate(time: Time, latency_ms: f64, in_flight: u32, chunks: u64, fragmented: bool) -> Result<f64> {
     let length = chunks * CHUNK * if fragmented { 2 } else { 1 };
     let timeline = Timeline::new(time);
     let source = Link::device(&timeline, LinkOptions { length, rate: 0, latency_ns: 0 })?;
