@@ -14,7 +14,7 @@ use super::options::{MAX_IN_FLIGHT, Settings};
 use super::outbox::{OpId, Side};
 use super::scan::{Method, Piece};
 use super::window::{Room, Stamp};
-use super::{Engine, Extent, Flags, Kind, Status};
+use super::{CopyMode, Engine, Extent, Flags, Kind, Status};
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::range::{ByteRange, ChunkRange, Geometry};
 
@@ -415,8 +415,14 @@ impl Engine {
         self.ops.begin_copy(id, stamp);
     }
 
-    /// Whether another copy may be on its way (SPEC C-7, C-11).
+    /// Whether another copy may be on its way (SPEC C-7, C-11, C-14).
     fn has_window(&mut self) -> bool {
+        if self.is_at_leisure() {
+            let dirty = self.tracking.dirty.dirty_chunks().saturating_mul(self.granularity());
+            if self.ops.copies >= self.window.most_at_leisure(dirty) {
+                return false;
+            }
+        }
         let guests = self.window_guests();
         let fits = if guests.is_some() {
             self.settings.options.guest_first_in_flight == 0
@@ -434,6 +440,14 @@ impl Engine {
                 false
             }
         }
+    }
+
+    /// The job is ready and nobody wants it to end: what is dirty is what guests write, who may have the devices.
+    fn is_at_leisure(&self) -> bool {
+        self.settings.fits_link
+            && self.status == Status::Ready
+            && self.copy_mode == CopyMode::Background
+            && !self.finish.is_converging()
     }
 
     /// What guests have on its way to the target, if they are to be served first.

@@ -79,6 +79,31 @@ fn copies_end_where_copies_of_equal_length_would() {
 }
 
 #[test]
+fn a_ready_job_leaves_the_devices_to_guests_until_it_is_to_end() {
+    // SPEC C-14
+    let mut script = Script::with(large(), large());
+    script.begin(Options { pass_interval_ns: 0, ..fitted() });
+    script.settle();
+    while script.status() != blkmirror::engine::Status::Ready {
+        round_trip(&mut script);
+    }
+    for index in 0..200 {
+        script.write(index * 64 * KIB, 1, CHUNK as usize);
+    }
+    round_trip(&mut script);
+    // A copy takes two milliseconds: twenty are one in a tenth of a millisecond.
+    assert_eq!(under_way(&script), (20, 20 * CHUNK));
+    round_trip(&mut script);
+    round_trip(&mut script);
+    assert_eq!(under_way(&script), (20, 20 * CHUNK), "as one is done another is begun");
+    script.job().complete().expect("ready");
+    script.settle();
+    assert_eq!(under_way(&script), (180, 180 * CHUNK), "now it hurries");
+    script.until_over();
+    assert!(script.equal());
+}
+
+#[test]
 fn guests_writes_count_and_copies_take_what_they_leave() {
     // SPEC C-11
     for guests in [false, true] {
