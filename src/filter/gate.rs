@@ -40,6 +40,7 @@ const THREAD: [u64; 2] = [1 << 39, 1 << 51];
 // As many bits as requests can be running at a time (16384, and those that are being turned away).
 const MARKED_MASK: u64 = OTHER - MARKED;
 const THREADS: [u64; 2] = [THREAD[1] - THREAD[0], (1 << 63) - THREAD[1]];
+const REQUESTS_MASK: u64 = THREAD[0] - MARKED;
 const RUNNING_MASK: u64 = (1 << 63) - MARKED;
 /// Most threads of a phase that a shard lets in with requests of their own. Those that finish others' requests stay inside
 /// for a moment only, and the count has room for as many of them again.
@@ -245,6 +246,11 @@ impl Gate {
     /// seen empty stay away.
     pub(super) fn is_drained(&self) -> bool {
         self.shards.iter().all(|shard| shard.load(Ordering::SeqCst) & RUNNING_MASK == 0)
+    }
+
+    /// Whether no request runs, whoever is inside. Meaningful while the gate is closed.
+    pub(super) fn has_no_requests(&self) -> bool {
+        self.shards.iter().all(|shard| shard.load(Ordering::SeqCst) & REQUESTS_MASK == 0)
     }
 
     /// Whether every write that is not carried is done. Meaningful while writes are carried.
