@@ -188,9 +188,9 @@ impl Gate {
         self.try_count_out(shard, counted.unit())
     }
 
-    /// As [`Gate::exit_untold`], with the thread, which stays inside if there is a job.
-    pub(super) fn exit_untold_and_step_out(&self, inside: &Inside, counted: Counted) -> Result<Left, Hooked> {
-        self.try_count_out(inside.shard, counted.unit() + THREAD[inside.phase])
+    /// As [`Gate::exit_untold`], with the thread, which comes back, still inside, if there is a job.
+    pub(super) fn exit_untold_and_step_out(&self, inside: Inside, counted: Counted) -> Result<Left, Inside> {
+        self.try_count_out(inside.shard, counted.unit() + THREAD[inside.phase]).map_err(|_hooked| inside)
     }
 
     fn count_out(&self, shard: usize, units: u64) -> Left {
@@ -373,11 +373,11 @@ mod tests {
         let Entry::Pass(counted, inside) = gate.enter(2, true) else { panic!("it is open") };
         gate.set_hooked(true);
         assert_eq!(gate.exit_untold(2, counted), Err(Hooked));
-        assert_eq!(gate.exit_untold_and_step_out(&inside, counted), Err(Hooked));
+        let inside = gate.exit_untold_and_step_out(inside, counted).expect_err("it is hooked");
         gate.close();
         assert!(!gate.is_drained(), "it is still counted");
         gate.set_hooked(false);
-        assert_eq!(gate.exit_untold_and_step_out(&inside, counted), Ok(Left::AsTheLast));
+        assert_eq!(gate.exit_untold_and_step_out(inside, counted), Ok(Left::AsTheLast));
         assert!(gate.is_drained());
     }
 
@@ -447,7 +447,7 @@ mod model {
                 loom::thread::spawn(move || {
                     let Entry::Pass(counted, inside) = gate.enter(1, true) else { panic!("it is open") };
                     written.store(1, Ordering::Relaxed);
-                    if gate.exit_untold_and_step_out(&inside, counted).is_err() {
+                    if let Err(inside) = gate.exit_untold_and_step_out(inside, counted) {
                         marked.store(true, Ordering::Relaxed);
                         let _ = gate.exit_and_step_out(inside, counted);
                     }
