@@ -303,17 +303,14 @@ impl Core {
     /// As [`Core::finish`], by the thread that came in with the request.
     fn finish_inside(&self, index: u16, result: IoResult, inside: Inside) -> Followup {
         let ended = self.take_out(index, result);
-        let told = match ended.written {
-            None => None,
-            Some(range) => match self.gate.exit_untold_and_step_out(&inside, ended.counted) {
-                Ok(left) => Some(left),
-                Err(_hooked) => {
-                    self.mark_inside(range, &inside);
-                    None
-                }
-            },
+        let left = match ended.written {
+            None => Err(inside),
+            Some(range) => self
+                .gate
+                .exit_untold_and_step_out(inside, ended.counted)
+                .inspect_err(|inside| self.mark_inside(range, inside)),
         };
-        self.see(told.unwrap_or_else(|| self.gate.exit_and_step_out(inside, ended.counted)));
+        self.see(left.unwrap_or_else(|inside| self.gate.exit_and_step_out(inside, ended.counted)));
         ended.tell
     }
 

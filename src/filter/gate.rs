@@ -40,6 +40,7 @@ const THREAD: [u64; 2] = [1 << 39, 1 << 51];
 // As many bits as requests can be running at a time (16384, and those that are being turned away).
 const MARKED_MASK: u64 = OTHER - MARKED;
 const THREADS: [u64; 2] = [THREAD[1] - THREAD[0], (1 << 63) - THREAD[1]];
+const REQUESTS_MASK: u64 = THREAD[0] - MARKED;
 const RUNNING_MASK: u64 = (1 << 63) - MARKED;
 /// Most threads of a phase that a shard lets in with requests of their own. Those that finish others' requests stay inside
 /// for a moment only, and the count has room for as many of them again.
@@ -187,9 +188,9 @@ impl Gate {
         self.try_count_out(shard, counted.unit())
     }
 
-    /// As [`Gate::exit_untold`], with the thread, which stays inside if there is a job.
-    pub(super) fn exit_untold_and_step_out(&self, inside: &Inside, counted: Counted) -> Result<Left, Hooked> {
-        self.try_count_out(inside.shard, counted.unit() + THREAD[inside.phase])
+    /// As [`Gate::exit_untold`], with the thread, which comes back, still inside, if there is a job.
+    pub(super) fn exit_untold_and_step_out(&self, inside: Inside, counted: Counted) -> Result<Left, Inside> {
+        self.try_count_out(inside.shard, counted.unit() + THREAD[inside.phase]).map_err(|_hooked| inside)
     }
 
     fn count_out(&self, shard: usize, units: u64) -> Left {
@@ -245,6 +246,11 @@ impl Gate {
     /// seen empty stay away.
     pub(super) fn is_drained(&self) -> bool {
         self.shards.iter().all(|shard| shard.load(Ordering::SeqCst) & RUNNING_MASK == 0)
+    }
+
+    /// Whether no request runs, whoever is inside. Meaningful while the gate is closed.
+    pub(super) fn has_no_requests(&self) -> bool {
+        self.shards.iter().all(|shard| shard.load(Ordering::SeqCst) & REQUESTS_MASK == 0)
     }
 
     /// Whether every write that is not carried is done. Meaningful while writes are carried.
@@ -367,11 +373,11 @@ mod tests {
         let Entry::Pass(counted, inside) = gate.enter(2, true) else { panic!("it is open") };
         gate.set_hooked(true);
         assert_eq!(gate.exit_untold(2, counted), Err(Hooked));
-        assert_eq!(gate.exit_untold_and_step_out(&inside, counted), Err(Hooked));
+        let inside = gate.exit_untold_and_step_out(inside, counted).expect_err("it is hooked");
         gate.close();
         assert!(!gate.is_drained(), "it is still counted");
         gate.set_hooked(false);
-        assert_eq!(gate.exit_untold_and_step_out(&inside, counted), Ok(Left::AsTheLast));
+        assert_eq!(gate.exit_untold_and_step_out(inside, counted), Ok(Left::AsTheLast));
         assert!(gate.is_drained());
     }
 
@@ -441,7 +447,7 @@ mod model {
                 loom::thread::spawn(move || {
                     let Entry::Pass(counted, inside) = gate.enter(1, true) else { panic!("it is open") };
                     written.store(1, Ordering::Relaxed);
-                    if gate.exit_untold_and_step_out(&inside, counted).is_err() {
+                    if let Err(inside) = gate.exit_untold_and_step_out(inside, counted) {
                         marked.store(true, Ordering::Relaxed);
                         let _ = gate.exit_and_step_out(inside, counted);
                     }
