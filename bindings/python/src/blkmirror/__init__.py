@@ -7,7 +7,10 @@ A mirror copies a live disk to another device, keeps the two equal while a guest
             job.start()
             job.run(until="ready")
             job.complete()
-            job.run()
+            job.run().check()
+
+A :class:`Device` is where bytes are, a :class:`Filter` the live disk that guests use, a :class:`Job` copies one to the other. Errors are
+:class:`MirrorError`.
 """
 
 from typing import TYPE_CHECKING

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import errno as _errno
+from typing import Any, Dict, Tuple, Type
+
+__all__ = ["MirrorError", "errno_of"]
 
 
 class MirrorError(OSError):
-    """A call of the library failed: ``errno`` says how, the text says what was wrong and what would be right."""
+    """A call of the library failed: ``errno`` says how, the text says what was wrong and what would be right.
+
+    It is also what Python makes of its ``errno``: one of ``ENOENT`` is a ``FileNotFoundError``, one of ``EACCES`` a ``PermissionError``.
+    """
+
+    def __new__(cls, number: int, text: str) -> "MirrorError":
+        return super().__new__(_of_kind(type(OSError(number, text))) if cls is MirrorError else cls, number, text)
+
+    def __reduce__(self) -> "Tuple[Type[MirrorError], Tuple[Any, ...]]":
+        return MirrorError, self.args
+
+
+_kinds: "Dict[Type[OSError], Type[MirrorError]]" = {OSError: MirrorError}
+
+
+def _of_kind(kind: Type[OSError]) -> Type[MirrorError]:
+    """A ``MirrorError`` that is an error of this kind too."""
+    made = _kinds.get(kind)
+    if made is None:
+        names = {"__module__": __name__, "__doc__": MirrorError.__doc__}
+        made = _kinds.setdefault(kind, type("MirrorError", (MirrorError, kind), names))
+    return made
 
 
 def errno_of(error: BaseException) -> int:

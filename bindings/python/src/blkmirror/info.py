@@ -100,6 +100,12 @@ class JobInfo:
         """Why the job ended, or will end, without success."""
         return MirrorError(-self.result, self.message) if self.result else None
 
+    def check(self) -> "JobInfo":
+        """Returns this, or raises :attr:`error`: ``job.run().check()``."""
+        if self.error is not None:
+            raise self.error
+        return self
+
 
 def read_info(lib: Library, job: int) -> JobInfo:
     """A snapshot of the job with this handle."""
