@@ -1,4 +1,5 @@
 //! What the tests share: the module, scratch disks, and a run of a mirror with a guest.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use blkmirror_wasm::constants::EVENT_COMPLETED;
 use blkmirror_wasm::disks::{Host, Live};
