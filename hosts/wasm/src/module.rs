@@ -4,7 +4,9 @@ use crate::disks::Host;
 use crate::layout::{Layout, Record};
 use std::fmt;
 use std::path::Path;
-use wasmtime::{Config, Engine, Extern, Func, Instance, Memory, Ref, Store, Table, WasmParams, WasmResults};
+use wasmtime::{
+    Config, Engine, Extern, Func, Instance, Memory, Ref, Store, Table, TypedFunc, WasmParams, WasmResults,
+};
 
 /// Why a call came to nothing.
 #[derive(Debug)]
@@ -107,6 +109,20 @@ impl Module {
     /// Calls a function of the header.
     pub fn call<P: WasmParams, R: WasmResults>(&mut self, name: &str, parameters: P) -> Result<R> {
         let function = self.instance.get_typed_func::<P, R>(&mut self.store, name)?;
+        Ok(function.call(&mut self.store, parameters)?)
+    }
+
+    /// A function of the header, for who calls it often.
+    pub fn function<P: WasmParams, R: WasmResults>(&mut self, name: &str) -> Result<TypedFunc<P, R>> {
+        Ok(self.instance.get_typed_func::<P, R>(&mut self.store, name)?)
+    }
+
+    /// Calls it.
+    pub fn call_function<P: WasmParams, R: WasmResults>(
+        &mut self,
+        function: &TypedFunc<P, R>,
+        parameters: P,
+    ) -> Result<R> {
         Ok(function.call(&mut self.store, parameters)?)
     }
 
