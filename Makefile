@@ -3,7 +3,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: all demo test test-rust test-python test-wheel test-root test-nbdkit run-test-nbdkit types sim teeth mutants bench bench-peers header lint docs wasm test-wasm-python fuzz \
+.PHONY: all demo test test-rust test-python test-wheel test-root test-nbdkit run-test-nbdkit types sim teeth mutants bench bench-peers header lint docs wasm test-wasm test-wasm-python fuzz \
 	sanitize-thread sanitize-address valgrind lib install uninstall test-install abi abi-dump clean
 
 # The simulator wants simulated disks in the library; what is shipped is built without.
@@ -80,6 +80,7 @@ header:
 
 lint:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path hosts/wasm/Cargo.toml --check
 	$(CARGO) clippy --locked --workspace --all-targets --features blkmirror/testing -- -D warnings
 
 docs:
@@ -87,6 +88,11 @@ docs:
 
 wasm:
 	scripts/wasm
+
+# The module: what it is made of, and at work in hosts that embed it. docs/WEBASSEMBLY.md tells of it.
+test-wasm: wasm
+	BLKMIRROR_WASM=$(abspath $(TARGET))/wasm/blkmirror.wasm CARGO_TARGET_DIR=$(abspath $(TARGET))/hosts-wasm \
+		$(CARGO) test --locked --manifest-path hosts/wasm/Cargo.toml
 
 # The Python package over the module: its whole suite, what only the module has, and the scenarios of both sides compared. pip fetches
 # wasmtime, into an environment of its own. docs/WEBASSEMBLY-python.md tells of it.

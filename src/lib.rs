@@ -15,6 +15,7 @@ pub mod job;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub, reason = "public with the feature `testing`"))]
 mod random;
 pub mod range;
+mod reserve;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;

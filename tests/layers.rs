@@ -10,15 +10,30 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("random", &[]),
     ("range", &["error"]),
+    ("reserve", &["error"]),
     ("bitmap", &["error", "range", "sync"]),
-    ("device", &["error", "range", "sync"]),
+    ("device", &["error", "range", "reserve", "sync"]),
     // A client of devices, as the filter and the job are.
     ("conformance", &["error", "range", "clock", "random", "device"]),
     // Of the devices the engine knows kinds, flags, extents and limits: data, no behaviour.
     ("engine", &["error", "range", "clock", "bitmap", "device"]),
-    ("filter", &["error", "range", "sync", "bitmap", "device"]),
+    ("filter", &["error", "range", "reserve", "sync", "bitmap", "device"]),
     ("job", &["error", "range", "clock", "sync", "bitmap", "device", "engine", "filter"]),
-    ("capi", &["error", "range", "clock", "device", "conformance", "engine", "filter", "job", "testing"]),
+    (
+        "capi",
+        &[
+            "error",
+            "range",
+            "reserve",
+            "clock",
+            "device",
+            "conformance",
+            "engine",
+            "filter",
+            "job",
+            "testing",
+        ],
+    ),
     ("testing", &["error", "range", "clock", "random", "device", "engine", "filter", "job"]),
 ];
 
@@ -32,6 +47,8 @@ const UNSAFE: &[&str] = &[
     "job/buffers.rs",
     "job/driver.rs",
     "job/signal.rs",
+    // An allocator.
+    "reserve.rs",
     "testing/",
 ];
 

@@ -70,15 +70,21 @@ impl ChunkMap {
     /// `ENOMEM` if that can't be had.
     pub fn new(chunks: u64) -> Result<Self> {
         let pages = chunks.div_ceil(PAGE_CHUNKS);
-        let table = zeroed(pages).ok_or_else(|| {
-            let bytes = pages.saturating_mul(4);
+        let no_memory = |each: u64| {
+            let bytes = pages.saturating_mul(each);
             let advice = "use a larger granularity";
             Error::new(
                 Errno::ENOMEM,
                 format!("no memory for a chunk map's table of {bytes} bytes ({chunks} chunks): {advice}"),
             )
-        })?;
-        Ok(Self { chunks, count: 0, table, blocks: Vec::new(), pool: Vec::with_capacity(POOL) })
+        };
+        let table = zeroed(pages).ok_or_else(|| no_memory(4))?;
+        let mut blocks = Vec::new();
+        if cfg!(target_family = "wasm") {
+            // For all that there can be: where memory has an end the list must not move in the middle of a copy.
+            blocks.try_reserve_exact(table.len()).map_err(|_| no_memory(8))?;
+        }
+        Ok(Self { chunks, count: 0, table, blocks, pool: Vec::with_capacity(POOL) })
     }
 
     /// Adds the chunks of the range.

@@ -8,6 +8,7 @@ use super::{guard, handle};
 use crate::conformance::{self, Finding, Options};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::reserve::{self, Need};
 use std::ffi::{c_char, c_int, c_void};
 
 /// What `mirror_device_check` may do. Fill it with zeroes, set `struct_size`, `flags` and whatever is to be different.
@@ -92,6 +93,7 @@ pub unsafe extern "C" fn mirror_device_check(
     opaque: *mut c_void,
 ) -> c_int {
     guard::call("mirror_device_check", || {
+        reserve::demand(Need::ToMake)?;
         // SAFETY: the host passes NULL or a handle, which it may free while this runs.
         let device: Device = unsafe { handle::get::<Handle>(device) }?.device.clone();
         // SAFETY: the host passes NULL or such a structure.

@@ -11,6 +11,7 @@ use crate::device::{
     Refused, Request, Token,
 };
 use crate::error::{Errno, Error, Result};
+use crate::reserve::{self, Need};
 use std::any::Any;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
@@ -223,6 +224,7 @@ pub unsafe extern "C" fn mirror_device_new(
         // SAFETY: the host vouches for its hooks.
         let opaque = unsafe { Opaque::new(opaque, ops.close) };
         unknown?;
+        reserve::demand(Need::ToMake)?;
         check_pointer(out, "out")?;
         let (Some(read), Some(write)) = (ops.read, ops.write) else {
             let missing = if ops.read.is_none() { "read" } else { "write" };
@@ -236,8 +238,9 @@ pub unsafe extern "C" fn mirror_device_new(
         let device = Device::new(limits.length, limits.to_limits()?, |completions| {
             Ok(Host { read, write, ops, opaque, completions, orphaned })
         })?;
+        let handle = handle::make(Handle { device, role })?;
         // SAFETY: `out` was checked.
-        unsafe { out.write(handle::make(Handle { device, role })) };
+        unsafe { out.write(handle) };
         Ok(())
     })
 }
@@ -273,8 +276,9 @@ pub unsafe extern "C" fn mirror_device_open_file(
             )));
         }
         let device = open_file(path, flags, create.then_some(create_length))?;
+        let handle = built_in(device)?;
         // SAFETY: `out` was checked.
-        unsafe { out.write(built_in(device)) };
+        unsafe { out.write(handle) };
         Ok(())
     })
 }
@@ -302,10 +306,12 @@ fn open_file(_: &str, _: u32, _: Option<u64>) -> Result<Device> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_device_new_memory(length: u64, out: *mut *mut mirror_device) -> c_int {
     guard::unit("mirror_device_new_memory", || {
+        reserve::demand(Need::ToMake)?;
         check_pointer(out, "out")?;
         let device = Device::memory(length)?;
+        let handle = built_in(device)?;
         // SAFETY: `out` was checked.
-        unsafe { out.write(built_in(device)) };
+        unsafe { out.write(handle) };
         Ok(())
     })
 }
@@ -321,6 +327,7 @@ pub unsafe extern "C" fn mirror_device_new_null(
     out: *mut *mut mirror_device,
 ) -> c_int {
     guard::unit("mirror_device_new_null", || {
+        reserve::demand(Need::ToMake)?;
         check_pointer(out, "out")?;
         check_flags("flags", flags, MIRROR_NULL_READ_ZEROES | MIRROR_NULL_UNALLOCATED)?;
         let options = NullOptions {
@@ -328,8 +335,9 @@ pub unsafe extern "C" fn mirror_device_new_null(
             unallocated: flags & MIRROR_NULL_UNALLOCATED != 0,
         };
         let device = Null::device(length, Limits::default(), options)?;
+        let handle = built_in(device)?;
         // SAFETY: `out` was checked.
-        unsafe { out.write(built_in(device)) };
+        unsafe { out.write(handle) };
         Ok(())
     })
 }
@@ -511,7 +519,7 @@ impl Handled for Handle {
 }
 
 /// A handle to a device that completes its requests by itself, or another to one that has its maker's.
-pub(super) fn built_in(device: Device) -> *mut mirror_device {
+pub(super) fn built_in(device: Device) -> Result<*mut mirror_device> {
     handle::make(Handle { device, role: Role::Reference })
 }
 

@@ -3,6 +3,7 @@
 use super::convert::{Opaque, level_from_c};
 use super::guard;
 use crate::error::{Errno, Error, Result};
+use crate::reserve::{self, Need};
 use arc_swap::ArcSwapOption;
 use once_cell::sync::{Lazy, OnceCell};
 use std::cell::{Cell, RefCell};
@@ -62,6 +63,7 @@ pub unsafe extern "C" fn mirror_set_log(
     // SAFETY: the caller vouches for `closed`.
     let opaque = unsafe { Opaque::new(opaque, closed) };
     guard::unit("mirror_set_log", || {
+        reserve::demand(Need::ToMake)?;
         let level = level_from_c(level)?;
         install()?;
         let sink = log.map(|write| Arc::new(Sink { write, opaque }));

@@ -9,6 +9,7 @@ use crate::device::{Callback, IoVec, Kind, total};
 use crate::error::{Errno, Error, Result};
 use crate::filter::{Begin, Filter, Found, GuestFlags, GuestIo};
 use crate::range::ByteRange;
+use crate::reserve::{self, Need};
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
@@ -35,12 +36,14 @@ pub unsafe extern "C" fn mirror_filter_new(
     out: *mut *mut mirror_filter,
 ) -> c_int {
     guard::unit("mirror_filter_new", || {
+        reserve::demand(Need::ToMake)?;
         check_pointer(out, "out")?;
         // SAFETY: the host passes NULL or a handle.
         let source = unsafe { handle::get::<device::Handle>(source) }?;
         let filter = Filter::new(&source.device)?;
+        let handle = handle::make(filter)?;
         // SAFETY: `out` was checked.
-        unsafe { out.write(handle::make(filter)) };
+        unsafe { out.write(handle) };
         Ok(())
     })
 }
@@ -54,12 +57,14 @@ pub unsafe extern "C" fn mirror_filter_new_aligned(
     out: *mut *mut mirror_filter,
 ) -> c_int {
     guard::unit("mirror_filter_new_aligned", || {
+        reserve::demand(Need::ToMake)?;
         check_pointer(out, "out")?;
         // SAFETY: the host passes NULL or a handle.
         let source = unsafe { handle::get::<device::Handle>(source) }?;
         let filter = Filter::with_alignment(&source.device, alignment)?;
+        let handle = handle::make(filter)?;
         // SAFETY: `out` was checked.
-        unsafe { out.write(handle::make(filter)) };
+        unsafe { out.write(handle) };
         Ok(())
     })
 }
@@ -79,6 +84,7 @@ pub unsafe extern "C" fn mirror_filter_read(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_read", || {
+        reserve::demand(Need::ToServe)?;
         check_flags("flags", flags, 0)?;
         // SAFETY: the host passes NULL or a list of this many buffers.
         let iov = unsafe { buffers(iov, iovcnt) }?;
@@ -103,6 +109,7 @@ pub unsafe extern "C" fn mirror_filter_write(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_write", || {
+        reserve::demand(Need::ToServe)?;
         check_flags("flags", flags, MIRROR_FUA | MIRROR_WRITE_STABLE)?;
         // SAFETY: the host passes NULL or a list of this many buffers.
         let iov = unsafe { buffers(iov, iovcnt) }?;
@@ -123,6 +130,7 @@ pub unsafe extern "C" fn mirror_filter_zero(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_zero", || {
+        reserve::demand(Need::ToServe)?;
         check_flags("flags", flags, MIRROR_MAY_UNMAP | MIRROR_FUA)?;
         // SAFETY: the host passes NULL or a handle, and vouches for `done`.
         unsafe { submit(filter, Kind::Zero, offset, Payload::Length(length), flags, done, opaque) }
@@ -139,6 +147,7 @@ pub unsafe extern "C" fn mirror_filter_discard(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_discard", || {
+        reserve::demand(Need::ToServe)?;
         // SAFETY: the host passes NULL or a handle, and vouches for `done`.
         unsafe { submit(filter, Kind::Discard, offset, Payload::Length(length), 0, done, opaque) }
     })
@@ -152,6 +161,7 @@ pub unsafe extern "C" fn mirror_filter_flush(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_flush", || {
+        reserve::demand(Need::ToServe)?;
         // SAFETY: the host passes NULL or a handle, and vouches for `done`.
         unsafe { submit(filter, Kind::Flush, 0, Payload::Length(0), 0, done, opaque) }
     })
@@ -188,6 +198,7 @@ pub unsafe extern "C" fn mirror_filter_extents(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_extents", || {
+        reserve::demand(Need::ToServe)?;
         check_pointer(extents, "extents")?;
         check_pointer(count, "count")?;
         if capacity == 0 {
@@ -225,6 +236,7 @@ pub unsafe extern "C" fn mirror_filter_begin(
     ticket: *mut u64,
 ) -> c_int {
     guard::call("mirror_filter_begin", || {
+        reserve::demand(Need::ToServe)?;
         check_pointer(ticket, "ticket")?;
         // SAFETY: the host passes NULL or a handle.
         let filter = unsafe { handle::get::<Filter>(filter) }?;
@@ -280,11 +292,13 @@ pub unsafe extern "C" fn mirror_filter_device(
     out: *mut *mut mirror_device,
 ) -> c_int {
     guard::unit("mirror_filter_device", || {
+        reserve::demand(Need::ToMake)?;
         check_pointer(out, "out")?;
         // SAFETY: the host passes NULL or a handle.
         let device = unsafe { handle::get::<Filter>(filter) }?.device();
+        let handle = device::built_in(device)?;
         // SAFETY: `out` was checked.
-        unsafe { out.write(device::built_in(device)) };
+        unsafe { out.write(handle) };
         Ok(())
     })
 }
@@ -317,6 +331,7 @@ pub unsafe extern "C" fn mirror_filter_set_opened(
     // SAFETY: the caller vouches for `closed`.
     let opaque = unsafe { Opaque::new(opaque, closed) };
     guard::unit("mirror_filter_set_opened", || {
+        reserve::demand(Need::ToMake)?;
         // SAFETY: the host passes NULL or a handle.
         let filter = unsafe { handle::get::<Filter>(filter) }?;
         filter.set_opened_hook(opened.map(|opened| -> Box<dyn Fn() + Send + Sync> {

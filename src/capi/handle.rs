@@ -6,6 +6,7 @@
 //! and keeps it alive until it is done, or nothing.
 
 use crate::error::{Error, Result};
+use crate::reserve::{self, Need};
 use arc_swap::{ArcSwapOption, Guard};
 use std::collections::VecDeque;
 use std::ops::Deref;
@@ -15,6 +16,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// How many freed headers of a type wait before the oldest is used again: 24 KiB that recognise the last thousand
 /// stale handles.
 const QUARANTINE: usize = 1024;
+
+/// Headers are made so many at a time. They stay where they are for ever, and one at a time they would lie about between
+/// what comes and goes, so that no large block could be had again.
+const AT_A_TIME: usize = 64;
 
 /// The tag of a header whose object is gone.
 const FREED: u64 = u64::from_le_bytes(*b"mirFREED");
@@ -41,11 +46,34 @@ pub(super) struct Header<T> {
     object: ArcSwapOption<T>,
 }
 
-pub(super) struct Retired<T: 'static>(Mutex<VecDeque<&'static Header<T>>>);
+pub(super) struct Retired<T: 'static>(Mutex<Headers<T>>);
+
+/// The headers of a type that have no object.
+struct Headers<T: 'static> {
+    freed: VecDeque<&'static Header<T>>,
+    never_used: &'static [Header<T>],
+}
 
 impl<T> Retired<T> {
     pub(super) const fn new() -> Self {
-        Self(Mutex::new(VecDeque::new()))
+        Self(Mutex::new(Headers { freed: VecDeque::new(), never_used: &[] }))
+    }
+}
+
+impl<T> Headers<T> {
+    fn take(&mut self) -> &'static Header<T> {
+        if self.freed.len() > QUARANTINE
+            && let Some(oldest) = self.freed.pop_front()
+        {
+            return oldest;
+        }
+        if self.never_used.is_empty() {
+            let header = || Header { tag: AtomicU64::new(FREED), object: ArcSwapOption::empty() };
+            self.never_used = Box::leak((0..AT_A_TIME).map(|_| header()).collect());
+        }
+        let (first, rest) = self.never_used.split_first().expect("there are some now");
+        self.never_used = rest;
+        first
     }
 }
 
@@ -62,18 +90,13 @@ impl<T> Deref for Borrowed<T> {
     }
 }
 
-/// A handle to a new object.
-pub(super) fn make<T: Handled>(object: T) -> *mut T::Handle {
-    let reused = {
-        let mut retired = T::retired().0.lock().unwrap_or_else(PoisonError::into_inner);
-        if retired.len() > QUARANTINE { retired.pop_front() } else { None }
-    };
-    let header = reused.unwrap_or_else(|| {
-        Box::leak(Box::new(Header { tag: AtomicU64::new(FREED), object: ArcSwapOption::empty() }))
-    });
+/// A handle to a new object. `ENOMEM`, and it is dropped, if it has taken what is kept in reserve for later calls.
+pub(super) fn make<T: Handled>(object: T) -> Result<*mut T::Handle> {
+    reserve::demand(Need::ToMake)?;
+    let header = T::retired().0.lock().unwrap_or_else(PoisonError::into_inner).take();
     header.object.store(Some(Arc::new(object)));
     header.tag.store(NAMES[T::KIND].0, Ordering::Release);
-    std::ptr::from_ref(header).cast::<T::Handle>().cast_mut()
+    Ok(std::ptr::from_ref(header).cast::<T::Handle>().cast_mut())
 }
 
 /// The object of a handle; `EINVAL` for NULL, a handle of another type or a freed one.
@@ -103,7 +126,7 @@ pub(super) unsafe fn free<T: Handled>(handle: *mut T::Handle) -> Result<Arc<T>> 
         return Err(refused::<T>("was freed"));
     }
     let object = header.object.swap(None);
-    T::retired().0.lock().unwrap_or_else(PoisonError::into_inner).push_back(header);
+    T::retired().0.lock().unwrap_or_else(PoisonError::into_inner).freed.push_back(header);
     object.ok_or_else(|| refused::<T>("was freed"))
 }
 
@@ -161,11 +184,11 @@ mod tests {
 
     #[test]
     fn a_stale_handle_is_recognised_while_a_thousand_others_come_and_go() {
-        let stale = make(Probe(1));
+        let stale = make(Probe(1)).expect("memory");
         // SAFETY: `make` made it.
         assert_eq!(unsafe { free::<Probe>(stale) }.expect("live").0, 1);
         for number in 0..1000 {
-            let other = make(Probe(number));
+            let other = make(Probe(number)).expect("memory");
             assert_ne!(other, stale);
             // SAFETY: `make` made it.
             assert_eq!(unsafe { get::<Probe>(other) }.expect("live").0, number);

@@ -13,6 +13,7 @@ use crate::clock::Nanos;
 use crate::error::{Errno, Error, Result};
 use crate::filter::Filter;
 use crate::job::{Job, PollState};
+use crate::reserve::{self, Need};
 use std::ffi::c_int;
 
 /// A job: copies a filter's device to a target, keeps the two equal, and switches the filter over when it is told to.
@@ -53,6 +54,7 @@ pub unsafe extern "C" fn mirror_job_new(
         // SAFETY: the host vouches for its hooks.
         let hooks = unsafe { Hooks::new(&options) };
         unknown?;
+        reserve::demand(Need::ToMake)?;
         check_pointer(out, "out")?;
         // SAFETY: the host passes NULL or handles.
         let filter = unsafe { handle::get::<Filter>(filter) }?;
@@ -60,8 +62,9 @@ pub unsafe extern "C" fn mirror_job_new(
         let target = unsafe { handle::get::<device::Handle>(target) }?;
         // SAFETY: the host passes strings and handles where it passes anything.
         let job = Job::new(&filter, &target.device, unsafe { to_job_options(&options, hooks) }?)?;
+        let handle = handle::make(job)?;
         // SAFETY: `out` was checked.
-        unsafe { out.write(handle::make(job)) };
+        unsafe { out.write(handle) };
         Ok(())
     })
 }
@@ -93,6 +96,7 @@ pub unsafe extern "C" fn mirror_job_start(job: *mut mirror_job) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_poll(job: *mut mirror_job, now_ns: u64, wake_at_ns: *mut u64) -> c_int {
     guard::call("mirror_job_poll", || {
+        reserve::demand(Need::ToDrive)?;
         // SAFETY: the host passes NULL or a handle.
         let poll = unsafe { get(job) }?.poll(Nanos(now_ns))?;
         if !wake_at_ns.is_null() {

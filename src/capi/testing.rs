@@ -37,8 +37,9 @@ pub unsafe extern "C" fn mirror_testing_device_new_defective(
         check_pointer(out, "out")?;
         let left = AtomicU64::new(requests);
         let device = Device::new(length, Limits::default(), |_| Ok(Defective { left }))?;
+        let handle = built_in(device)?;
         // SAFETY: `out` was checked.
-        unsafe { out.write(built_in(device)) };
+        unsafe { out.write(handle) };
         Ok(())
     })
 }

@@ -5,6 +5,7 @@
 
 use super::guard;
 use crate::error::{Errno, Error, Result};
+use crate::reserve;
 use std::alloc::Layout;
 use std::ffi::c_void;
 use std::ptr;
@@ -19,7 +20,7 @@ pub extern "C" fn mirror_wasm_alloc(size: usize, align: usize) -> *mut c_void {
     guard::unit("mirror_wasm_alloc", || {
         let layout = layout(size, align)?;
         // SAFETY: the layout has a size.
-        block = unsafe { std::alloc::alloc(layout) }.cast::<c_void>();
+        block = reserve::may_fail(|| unsafe { std::alloc::alloc(layout) }).cast::<c_void>();
         if block.is_null() {
             return Err(Error::new(Errno::ENOMEM, format!("no room for {size} bytes")));
         }

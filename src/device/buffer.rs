@@ -2,6 +2,7 @@
 
 use super::IoVec;
 use crate::error::{Errno, Error, Result};
+use crate::reserve;
 use once_cell::sync::Lazy;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
@@ -35,7 +36,8 @@ impl AlignedBuffer {
         let with_room = length.checked_add(alignment - 1).ok_or_else(no_memory)?;
         let layout = Layout::array::<u8>(with_room).map_err(|_| no_memory())?;
         // SAFETY: the layout's size is not zero.
-        let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(no_memory)?;
+        let block = reserve::may_fail(|| unsafe { alloc_zeroed(layout) });
+        let block = NonNull::new(block).ok_or_else(no_memory)?;
         let skip = block.as_ptr().addr().wrapping_neg() & (alignment - 1);
         // SAFETY: less than the alignment, for which the block has room before `length` bytes.
         let base = unsafe { block.add(skip) };

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::range::ByteRange;
+use crate::reserve;
 use once_cell::sync::OnceCell;
 use std::sync::{Mutex, PoisonError, RwLock};
 
@@ -115,14 +116,15 @@ impl Memory {
 fn grow(pages: &mut Vec<OnceCell<Mutex<Option<Page>>>>, length: u64) -> Result<()> {
     let no_memory = || Error::new(Errno::ENOMEM, format!("no memory for a memory device of {length} bytes"));
     let count = usize::try_from(length.div_ceil(PAGE)).map_err(|_| no_memory())?;
-    pages.try_reserve_exact(count.saturating_sub(pages.len())).map_err(|_| no_memory())?;
+    let more = count.saturating_sub(pages.len());
+    reserve::may_fail(|| pages.try_reserve_exact(more)).map_err(|_| no_memory())?;
     pages.resize_with(count.max(pages.len()), OnceCell::new);
     Ok(())
 }
 
 fn zeroed_page() -> Option<Page> {
     let mut page = Vec::new();
-    page.try_reserve_exact(PAGE as usize).ok()?;
+    reserve::may_fail(|| page.try_reserve_exact(PAGE as usize)).ok()?;
     page.resize(PAGE as usize, 0);
     Some(page.into_boxed_slice())
 }

@@ -97,6 +97,7 @@ impl Core {
             opened: Mutex::new(None),
             abandoned: AtomicBool::new(false),
         });
+        core.slots.prepare(shard())?;
         let attached = core.attach_to(source)?;
         core.switch_to(Some(attached));
         Ok(core)
@@ -186,9 +187,12 @@ impl Core {
         let shard = shard();
         match self.gate.enter(shard, io.kind.changes_data()) {
             Entry::Pass(counted, inside) => {
-                let Some(index) = self.slots.take(shard) else {
-                    self.see(self.gate.exit_and_step_out(inside, counted));
-                    return Err(too_many());
+                let index = match self.slots.take(shard) {
+                    Ok(index) => index,
+                    Err(refused) => {
+                        self.see(self.gate.exit_and_step_out(inside, counted));
+                        return Err(refused);
+                    }
                 };
                 self.fill(index, io, done, Path::Direct(counted), shard);
                 if found.is_some() {
@@ -197,16 +201,19 @@ impl Core {
                 self.send(index, io, counted, inside);
             }
             Entry::Carry(inside) => {
-                let Some(index) = self.slots.take(shard) else {
-                    self.see(self.gate.exit_and_step_out(inside, Counted::Other));
-                    return Err(too_many());
+                let index = match self.slots.take(shard) {
+                    Ok(index) => index,
+                    Err(refused) => {
+                        self.see(self.gate.exit_and_step_out(inside, Counted::Other));
+                        return Err(refused);
+                    }
                 };
                 let guest = self.fill(index, io, done, Path::Carried, shard);
                 guest.iov.extend_from_slice(io.iov);
                 self.carry(index, inside);
             }
             Entry::Closed => {
-                let Some(index) = self.slots.take(shard) else { return Err(too_many()) };
+                let index = self.slots.take(shard)?;
                 let guest = self.fill(index, io, done, Path::Waiting, shard);
                 guest.iov.extend_from_slice(io.iov);
                 if found.is_some() {

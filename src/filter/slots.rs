@@ -7,7 +7,9 @@
 use super::extents::Found;
 use super::gate::SHARDS;
 use crate::device::{AlignedBuffer, Callback, Flags, IoVec, Kind, SlotState};
+use crate::error::{Errno, Error, Result};
 use crate::range::ByteRange;
+use crate::reserve;
 use crossbeam::utils::CachePadded;
 use once_cell::sync::OnceCell;
 use std::cell::UnsafeCell;
@@ -150,12 +152,25 @@ impl Slots {
         unsafe { &mut *slot.guest.get() }
     }
 
-    /// Takes a free slot; `None` if there are as many requests as there can be.
-    pub(super) fn take(&self, shard: usize) -> Option<u16> {
-        self.pop(shard).or_else(|| self.make_page(shard)).or_else(|| {
+    /// Takes a free slot. `EBUSY` if there are as many requests as there can be, `ENOMEM` if there is no memory for more.
+    pub(super) fn take(&self, shard: usize) -> Result<u16> {
+        let taken = self.pop(shard).or_else(|| self.make_page(shard)).or_else(|| {
             // The others may have some left.
             (0..SHARDS).find_map(|other| self.pop(other))
+        });
+        taken.ok_or_else(|| {
+            if self.made_count.load(Ordering::Acquire) == PAGES * PAGE {
+                super::too_many()
+            } else {
+                Error::new(Errno::ENOMEM, "no memory for another guest request: wait for one to finish")
+            }
         })
+    }
+
+    /// Makes the first slots, so that a guest needs no memory for requests one after the other.
+    pub(super) fn prepare(&self, shard: usize) -> Result<()> {
+        self.put_back(shard, self.take(shard)?);
+        Ok(())
     }
 
     /// Puts a slot back, after its request was taken out of it.
@@ -195,19 +210,19 @@ impl Slots {
         }
         let page = *made;
         let cell = self.pages.get(page)?;
-        let slots: Vec<Slot> = (0..PAGE)
-            .map(|_| Slot {
-                state: SlotState::new(0),
-                ticket: SlotState::new(0),
-                step: AtomicU8::new(0),
-                step_result: AtomicI32::new(0),
-                found: Mutex::new(None),
-                seat: AtomicU32::new(0),
-                changes: AtomicU64::new(0),
-                next_free: AtomicU32::new(0),
-                guest: UnsafeCell::new(Guest::default()),
-            })
-            .collect();
+        let mut slots = Vec::new();
+        reserve::may_fail(|| slots.try_reserve_exact(PAGE)).ok()?;
+        slots.extend((0..PAGE).map(|_| Slot {
+            state: SlotState::new(0),
+            ticket: SlotState::new(0),
+            step: AtomicU8::new(0),
+            step_result: AtomicI32::new(0),
+            found: Mutex::new(None),
+            seat: AtomicU32::new(0),
+            changes: AtomicU64::new(0),
+            next_free: AtomicU32::new(0),
+            guest: UnsafeCell::new(Guest::default()),
+        }));
         // Only this function, under its lock, fills cells.
         let _ = cell.set(slots.into_boxed_slice());
         *made += 1;
@@ -263,11 +278,11 @@ mod tests {
         let taken: HashSet<u16> =
             (0..PAGE * PAGES).map(|_| slots.take(0).expect("below the bound")).collect();
         assert_eq!(taken.len(), PAGE * PAGES);
-        assert_eq!(slots.take(0), None);
-        assert_eq!(slots.take(5), None);
+        slots.take(0).expect_err("the bound");
+        assert_eq!(slots.take(5).expect_err("the bound").errno(), Errno::EBUSY);
         slots.put_back(7, 3);
-        assert_eq!(slots.take(5), Some(3), "another shard's");
-        assert_eq!(slots.take(7), None);
+        assert_eq!(slots.take(5).expect("room"), 3, "another shard's");
+        slots.take(7).expect_err("the bound");
     }
 
     #[test]
@@ -281,7 +296,7 @@ mod tests {
                     let mut held = Vec::new();
                     for round in 0..50_000usize {
                         // All on two shards, to contend.
-                        if let Some(index) = slots.take(thread % 2) {
+                        if let Ok(index) = slots.take(thread % 2) {
                             assert_eq!(owners[usize::from(index)].swap(1, Ordering::SeqCst), 0);
                             held.push(index);
                         }

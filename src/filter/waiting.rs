@@ -30,10 +30,7 @@ impl Core {
             }
         };
         self.has_host_io.store(true, Ordering::SeqCst);
-        let Some(index) = self.slots.take(shard) else {
-            self.see(self.gate.exit(shard, counted));
-            return Err(too_many());
-        };
+        let index = self.slots.take(shard).inspect_err(|_| self.see(self.gate.exit(shard, counted)))?;
         // SAFETY: just taken.
         let guest = unsafe { self.slots.owned(index) };
         (guest.kind, guest.range, guest.path, guest.shard) = (kind, range, Path::Host(counted), shard as u8);

@@ -11,6 +11,7 @@
 mod given_up;
 
 use super::buffers::Buffers;
+use super::parts::Parts;
 use super::requests::slot_of;
 use super::{Link, Shared};
 use crate::clock::Nanos;
@@ -79,7 +80,7 @@ pub(super) struct Driver {
     devices: [Option<Device>; 2],
     buffers: Option<Buffers>,
     now: Nanos,
-    parts: Vec<Option<Part>>,
+    parts: Parts<Part>,
     /// The request that a device is just being offered: if it panics, nobody will complete that.
     offering: Option<u16>,
     /// Something was submitted since lanes were last told to send.
@@ -127,7 +128,7 @@ impl Driver {
             devices: [None, None],
             buffers: Some(buffers),
             now: Nanos(0),
-            parts: Vec::new(),
+            parts: Parts::new(),
             offering: None,
             submitted: false,
             again: [VecDeque::new(), VecDeque::new()],
@@ -356,10 +357,9 @@ impl Driver {
     /// request if that still reads it.
     fn finish_guest(&mut self, shared: &Shared, guest: GuestId, result: IoResult) {
         let index = guest.0 as u16;
-        let mut out = self.parts.iter_mut().flatten();
         // Only a job that ends tells guests before their target is done.
         if self.ending
-            && let Some(part) = out.find(|part| part.submit.data.is_of(guest))
+            && let Some(part) = self.parts.iter_mut().find(|part| part.submit.data.is_of(guest))
             && part.copy.is_none()
             && let Data::Guest(_, skip) = part.submit.data
         {
@@ -413,15 +413,11 @@ impl Driver {
 
     /// Keeps a request until all of it is done.
     fn keep(&mut self, slot: u16, submit: Submit) {
-        let slot = usize::from(slot);
-        if self.parts.len() <= slot {
-            self.parts.resize_with(slot + 1, || None);
-        }
         let mut segments = self.spare.pop().unwrap_or_default();
         if let Data::Buffers(range) = &submit.data {
             segments.extend_from_slice(&self.segments[range.start as usize..range.end as usize]);
         }
-        self.parts[slot] = Some(Part { submit, segments, done: 0, copy: None });
+        self.parts.put(slot, Part { submit, segments, done: 0, copy: None });
     }
 
     /// Whether the device takes all of a request at once, as it is.
@@ -514,7 +510,7 @@ impl Driver {
     /// Submits the next steps of a request until one is pending or all are done. `false`: the device has no room.
     fn offer(&mut self, shared: &Shared, slot: u16) -> bool {
         loop {
-            let Some(part) = self.parts.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
+            let Some(part) = self.parts.get_mut(slot) else {
                 return true;
             };
             let link = &shared.links[part.submit.side as usize];
@@ -572,7 +568,7 @@ impl Driver {
 
     /// Takes account of a step. Whether there is another.
     fn after_step(&mut self, shared: &Shared, slot: u16, result: IoResult) -> bool {
-        let Some(part) = self.parts.get_mut(usize::from(slot)).and_then(Option::as_mut) else {
+        let Some(part) = self.parts.get_mut(slot) else {
             debug_assert!(false, "a completion for a request that is not out");
             return false;
         };
@@ -587,15 +583,12 @@ impl Driver {
     }
 
     fn finish_part(&mut self, shared: &Shared, slot: u16, result: IoResult) {
-        let Some(part) = &mut self.parts[usize::from(slot)] else { return };
-        let Submit { op, side, kind, range, ref data, .. } = part.submit;
-        let mut segments = std::mem::take(&mut part.segments);
-        let copy = part.copy.take();
+        let Some(Part { submit, mut segments, copy, .. }) = self.parts.take(slot) else { return };
+        let Submit { op, side, kind, range, ref data, .. } = submit;
         if let (Data::Guest(guest, _), Side::Source) = (data, side) {
             let guest = guest.0 as u16;
             *self.guest_state(guest) = GuestState::Done(result);
         }
-        self.parts[usize::from(slot)] = None;
         let copied = kind == Kind::Read && result.is_ok() && self.detect_zeroes;
         let zeroes =
             copied && self.buffers.as_ref().is_some_and(|buffers| buffers.is_zero(&segments, range.len()));
@@ -618,12 +611,12 @@ impl Driver {
     }
 
     pub(super) fn has_target_requests_out(&self) -> bool {
-        self.parts.iter().flatten().any(|part| part.submit.side == Side::Target)
+        self.parts.iter().any(|part| part.submit.side == Side::Target)
     }
 
     /// Whether a device may still be using memory of the job.
     pub(super) fn has_requests_out(&self) -> bool {
-        self.parts.iter().any(Option::is_some)
+        self.parts.iter().next().is_some()
     }
 }
 

@@ -16,6 +16,7 @@ mod buffers;
 mod completed;
 mod driver;
 mod latch;
+mod parts;
 mod registry;
 mod requests;
 mod signal;

@@ -25,7 +25,7 @@ impl Driver {
         }
         for slot in std::mem::take(&mut self.again).into_iter().flatten() {
             // It never got there: the guest's request begins anew.
-            if let Some(part) = self.parts[usize::from(slot)].take()
+            if let Some(part) = self.parts.take(slot)
                 && let (Data::Guest(guest, _), Side::Source) = (part.submit.data, part.submit.side)
             {
                 *self.guest_state(guest.0 as u16) = GuestState::Submitted;
@@ -38,7 +38,7 @@ impl Driver {
 
     /// A request that was out when the engine was given up has come back.
     fn give_up_part(&mut self, shared: &Shared, slot: u16, result: IoResult) {
-        let Some(part) = self.parts.get_mut(usize::from(slot)).and_then(Option::take) else { return };
+        let Some(part) = self.parts.take(slot) else { return };
         let Data::Guest(guest, _) = part.submit.data else { return };
         let index = guest.0 as u16;
         if part.submit.side == Side::Source {
@@ -71,7 +71,7 @@ impl Driver {
     /// `may_move`: a copy that nobody else needs is given to the target's request.
     fn target_reads(&mut self, shared: &Shared, index: u16, may_move: bool) -> bool {
         let of_guest = GuestId(u32::from(index));
-        let reader = self.parts.iter_mut().flatten().find(|part| {
+        let reader = self.parts.iter_mut().find(|part| {
             let submit = &part.submit;
             submit.side == Side::Target && submit.kind == Kind::Write && submit.data.is_of(of_guest)
         });

@@ -1,0 +1,325 @@
+//! Memory that is kept back, so that running out of it is an answer and not the end (SPEC E-3).
+//!
+//! Elsewhere memory that was promised is there. In a WebAssembly module it ends at a limit that the host sets, and Rust
+//! answers a small allocation that fails with a trap. So the module keeps a reserve. What is large or may fail is asked for
+//! beside it, within [`may_fail`], and reported. Everything else, of which one call needs little, is taken from the reserve
+//! when there is nothing else; and each entry point that may need some [`demand`]s first that enough is there, so that it
+//! is refused with `ENOMEM` before it has done anything. The more a host depends on a call the less that call demands:
+//! what makes objects is refused first, then what drives jobs, then guests; what frees never is.
+
+use crate::error::Result;
+
+/// What an entry point does, and so how much of the reserve it wants to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Makes something that stays: all of it, also when it is made.
+    ToMake,
+    /// Drives a job: half of it.
+    ToDrive,
+    /// Takes a guest's request: a quarter.
+    ToServe,
+}
+
+/// Refuses with `ENOMEM` what there is too little in reserve for, after trying to fill it up.
+#[cfg(not(target_family = "wasm"))]
+#[inline]
+#[expect(clippy::unnecessary_wraps, reason = "it can fail in WebAssembly")]
+pub(crate) fn demand(_need: Need) -> Result<()> {
+    Ok(())
+}
+
+/// Runs an allocation that may fail: it takes nothing from the reserve.
+#[cfg(not(target_family = "wasm"))]
+#[inline]
+pub(crate) fn may_fail<T>(allocate: impl FnOnce() -> T) -> T {
+    allocate()
+}
+
+#[cfg(target_family = "wasm")]
+pub(crate) use module::{demand, may_fail};
+
+#[cfg(target_family = "wasm")]
+mod module {
+    use super::{Need, Reserving, Result};
+    use crate::error::{Errno, Error};
+    use std::alloc::System;
+
+    #[cfg(target_feature = "atomics")]
+    compile_error!("the reserve is for a module without threads");
+
+    #[global_allocator]
+    static ALLOCATOR: Reserving<System> = Reserving::new(System);
+
+    // SAFETY: the module has no threads.
+    unsafe impl Sync for Reserving<System> {}
+
+    pub(crate) fn demand(need: Need) -> Result<()> {
+        let there = ALLOCATOR.is_enough(need);
+        if there {
+            Ok(())
+        } else {
+            Err(Error::new(Errno::ENOMEM, "the memory is used up: free something first"))
+        }
+    }
+
+    pub(crate) fn may_fail<T>(allocate: impl FnOnce() -> T) -> T {
+        ALLOCATOR.may_fail(allocate)
+    }
+}
+
+#[cfg(any(target_family = "wasm", test))]
+pub(crate) use allocator::Reserving;
+
+#[cfg(any(target_family = "wasm", test))]
+mod allocator {
+    use super::Need;
+    use std::alloc::{GlobalAlloc, Layout};
+    use std::cell::Cell;
+    use std::ptr;
+
+    /// How much is kept back: several times what was seen to be taken in one call, with a thousand requests done at once.
+    pub(super) const RESERVE: usize = 256 << 10;
+    /// In one block where there is room for one, in so many at most where memory is in pieces.
+    const BLOCKS: usize = 4;
+    /// Less than this is not worth keeping.
+    const LEAST: usize = 8 << 10;
+    /// What goes with a block: the allocator's own, and a few small ones.
+    const SLACK: usize = 4 << 10;
+
+    /// A block of the reserve; nothing of length 0.
+    #[derive(Clone, Copy)]
+    struct Block {
+        base: *mut u8,
+        length: usize,
+    }
+
+    const NONE: Block = Block { base: ptr::null_mut(), length: 0 };
+
+    /// An allocator that keeps blocks back for when another has nothing left.
+    pub(crate) struct Reserving<A> {
+        inner: A,
+        blocks: [Cell<Block>; BLOCKS],
+        may_fail: Cell<bool>,
+    }
+
+    fn layout(length: usize) -> Layout {
+        Layout::from_size_align(length, 8).expect("a reserve is small")
+    }
+
+    impl<A: GlobalAlloc> Reserving<A> {
+        pub(crate) const fn new(inner: A) -> Self {
+            Self { inner, blocks: [const { Cell::new(NONE) }; BLOCKS], may_fail: Cell::new(false) }
+        }
+
+        /// Fills the reserve up if that can be. Whether there is enough for this.
+        pub(crate) fn is_enough(&self, need: Need) -> bool {
+            if self.length() < RESERVE {
+                self.fill();
+            }
+            let wanted = match need {
+                Need::ToMake => RESERVE,
+                Need::ToDrive => RESERVE / 2,
+                Need::ToServe => RESERVE / 4,
+            };
+            self.length() >= wanted
+        }
+
+        pub(crate) fn may_fail<T>(&self, allocate: impl FnOnce() -> T) -> T {
+            let before = self.may_fail.replace(true);
+            let result = allocate();
+            self.may_fail.set(before);
+            result
+        }
+
+        fn length(&self) -> usize {
+            self.blocks.iter().map(|block| block.get().length).sum()
+        }
+
+        /// Gives the blocks back, so that they grow together with what is free beside them, and takes as few as will do.
+        fn fill(&self) {
+            self.blocks.iter().for_each(|block| self.shrink(block, 0));
+            let (mut wanted, mut length) = (RESERVE, RESERVE);
+            for block in &self.blocks {
+                while block.get().length == 0 && wanted > 0 && length >= LEAST {
+                    length = length.min(wanted);
+                    // SAFETY: the layout has a size.
+                    let base = unsafe { self.inner.alloc(layout(length)) };
+                    if base.is_null() {
+                        length /= 2;
+                    } else {
+                        block.set(Block { base, length });
+                        wanted -= length;
+                    }
+                }
+            }
+        }
+
+        /// Gives back all but so much of a block.
+        fn shrink(&self, block: &Cell<Block>, left: usize) {
+            let Block { base, length } = block.get();
+            if length == 0 {
+                return;
+            }
+            // SAFETY: `base` was allocated by `inner` with this length, and is used by nobody.
+            let base = unsafe {
+                if left < LEAST {
+                    self.inner.dealloc(base, layout(length));
+                    ptr::null_mut()
+                } else {
+                    self.inner.realloc(base, layout(length), left)
+                }
+            };
+            block.set(if base.is_null() { NONE } else { Block { base, length: left } });
+        }
+
+        /// What `allocate` gets, with the help of the reserve if that is needed and allowed.
+        fn help(&self, size: usize, allocate: impl Fn() -> *mut u8) -> *mut u8 {
+            let taken = allocate();
+            if !taken.is_null() || self.may_fail.get() {
+                return taken;
+            }
+            // The smallest that is large enough gives what is needed; if none is, all together may be.
+            let with_slack = size.saturating_add(SLACK);
+            let enough = self.blocks.iter().filter(|block| block.get().length >= with_slack);
+            if let Some(block) = enough.min_by_key(|block| block.get().length) {
+                self.shrink(block, block.get().length - with_slack);
+                let taken = allocate();
+                if !taken.is_null() {
+                    return taken;
+                }
+            }
+            self.blocks.iter().for_each(|block| self.shrink(block, 0));
+            allocate()
+        }
+    }
+
+    // SAFETY: what is given out is what `inner` gave; the reserve is a block of it like any other, and of no one else's.
+    unsafe impl<A: GlobalAlloc> GlobalAlloc for Reserving<A> {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            // SAFETY: passed on.
+            self.help(layout.size(), || unsafe { self.inner.alloc(layout) })
+        }
+
+        unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+            // SAFETY: passed on.
+            self.help(layout.size(), || unsafe { self.inner.alloc_zeroed(layout) })
+        }
+
+        unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            // SAFETY: passed on; a block that could not be changed is what it was.
+            self.help(size, || unsafe { self.inner.realloc(block, layout, size) })
+        }
+
+        unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+            // SAFETY: passed on.
+            unsafe { self.inner.dealloc(block, layout) }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::allocator::RESERVE;
+    use super::*;
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::cell::Cell;
+
+    /// Memory with an end.
+    struct Limited {
+        left: Cell<usize>,
+    }
+
+    // SAFETY: the blocks are `System`'s.
+    unsafe impl GlobalAlloc for Limited {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            let Some(left) = self.left.get().checked_sub(layout.size()) else { return std::ptr::null_mut() };
+            self.left.set(left);
+            // SAFETY: passed on.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+            self.left.set(self.left.get() + layout.size());
+            // SAFETY: passed on.
+            unsafe { System.dealloc(block, layout) }
+        }
+
+        unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+            if size > layout.size() && size - layout.size() > self.left.get() {
+                return std::ptr::null_mut();
+            }
+            self.left.set(self.left.get() + layout.size() - size);
+            // SAFETY: passed on.
+            unsafe { System.realloc(block, layout, size) }
+        }
+    }
+
+    fn world(bytes: usize) -> Reserving<Limited> {
+        Reserving::new(Limited { left: Cell::new(bytes) })
+    }
+
+    fn block(bytes: usize) -> Layout {
+        Layout::from_size_align(bytes, 8).expect("a layout")
+    }
+
+    fn take(world: &Reserving<Limited>, bytes: usize) -> Option<*mut u8> {
+        // SAFETY: the layout has a size.
+        let taken = unsafe { world.alloc(block(bytes)) };
+        (!taken.is_null()).then_some(taken)
+    }
+
+    fn give(world: &Reserving<Limited>, taken: *mut u8, bytes: usize) {
+        // SAFETY: taken with this layout, and given back once.
+        unsafe { world.dealloc(taken, block(bytes)) }
+    }
+
+    #[test]
+    fn what_must_not_fail_takes_from_the_reserve_what_it_needs() {
+        let world = world(RESERVE + 1000);
+        assert!(world.is_enough(Need::ToMake));
+        let small = take(&world, 1000).expect("there is as much beside it");
+        let more = take(&world, 100_000).expect("it is in reserve");
+        assert!(!world.is_enough(Need::ToMake));
+        assert!(world.is_enough(Need::ToDrive), "no more was taken than was needed");
+        let rest = take(&world, 100_000).expect("it is in reserve");
+        assert!(!world.is_enough(Need::ToDrive));
+        assert!(!world.is_enough(Need::ToServe));
+        assert_eq!(take(&world, 100_000), None);
+        give(&world, rest, 100_000);
+        assert!(world.is_enough(Need::ToDrive), "half of it can be had again");
+        assert!(!world.is_enough(Need::ToMake));
+        give(&world, more, 100_000);
+        assert!(world.is_enough(Need::ToMake));
+        give(&world, small, 1000);
+    }
+
+    #[test]
+    fn what_may_fail_takes_nothing_from_the_reserve() {
+        let world = world(RESERVE + 1000);
+        assert!(world.is_enough(Need::ToMake));
+        assert_eq!(world.may_fail(|| take(&world, 2000)), None);
+        assert!(world.is_enough(Need::ToMake));
+        let block = take(&world, 2000).expect("it is in reserve again");
+        assert!(!world.is_enough(Need::ToMake));
+        give(&world, block, 2000);
+    }
+
+    #[test]
+    fn a_block_grows_with_the_help_of_the_reserve() {
+        let world = world(RESERVE + 1000);
+        assert!(world.is_enough(Need::ToMake));
+        let small = take(&world, 1000).expect("there is as much beside it");
+        // SAFETY: taken with this layout.
+        let grown = unsafe { world.realloc(small, block(1000), 50_000) };
+        assert!(!grown.is_null());
+        assert!(!world.is_enough(Need::ToMake) && world.is_enough(Need::ToDrive));
+        give(&world, grown, 50_000);
+    }
+
+    #[test]
+    fn without_memory_for_a_reserve_nothing_is_made() {
+        let world = world(RESERVE - 1);
+        assert!(!world.is_enough(Need::ToMake));
+        assert!(world.is_enough(Need::ToDrive), "half of it can be had");
+    }
+}
