@@ -811,11 +811,15 @@ int mirror_device_new_memory(uint64_t length, mirror_device **out);
 int mirror_device_new_null(uint64_t length, uint32_t flags, mirror_device **out);
 
 // Reports the outcome of a request that was answered with `MIRROR_PENDING`: 0 or `-errno`; anything else counts as
-// `-EIO`. Any thread, also from inside a callback. What waited for it may go on from inside this call.
+// `-EIO`. Any thread, also from inside a callback. What waited for it may go on from inside this call: a guest's `done` may be
+// called, and the `close` of a device that nobody uses any more. A thread that is inside a device's callback holds up the
+// switch of its filter until that returns, so nothing that is called from there may wait for a job to be over.
 //
 // 0; `-ENOENT` if no request with this token is out (it was completed before, or the job that sent it is gone), which
 // is counted, logged and otherwise harmless.
-int mirror_device_complete(mirror_device *device, uint64_t token, int result);
+int mirror_device_complete(mirror_device *device,
+                           uint64_t token,
+                           int result);
 
 // Tells what the next `length` bytes of an extents request hold, before it is completed. `flags`: `MIRROR_EXTENT_`.
 //

@@ -42,8 +42,8 @@ const MARKED_MASK: u64 = OTHER - MARKED;
 const THREADS: [u64; 2] = [THREAD[1] - THREAD[0], (1 << 63) - THREAD[1]];
 const REQUESTS_MASK: u64 = THREAD[0] - MARKED;
 const RUNNING_MASK: u64 = (1 << 63) - MARKED;
-/// Most threads of a phase that a shard lets in with requests of their own. Those that finish others' requests stay inside
-/// for a moment only, and the count has room for as many of them again.
+/// Most threads of a phase that a shard lets in with requests of their own. Those that finish others' requests, or offer again
+/// what was held back, are fewer by far, and the count has room for as many of them again.
 const MAX_THREADS: u64 = 2047;
 
 /// As what a request was counted.

@@ -248,5 +248,8 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn too_many() -> Error {
-    Error::new(Errno::EBUSY, "16384 guest requests are running: wait for one to finish")
+    Error::new(
+        Errno::EBUSY,
+        "too many guest requests are running (16384), or too many threads are inside a device: wait for one to finish",
+    )
 }

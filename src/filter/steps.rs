@@ -184,7 +184,7 @@ impl Core {
                 debug_assert_eq!(held, length);
                 Ok((guest.kind, range))
             }
-            Kind::Zero if !attached.device.supports(Kind::Zero) => {
+            Kind::Zero if !attached.zeroes => {
                 zeroes(length, iov)?;
                 Ok((Kind::Write, range))
             }
@@ -199,7 +199,7 @@ fn step_length(guest: &Guest, attached: &Attached) -> u64 {
     let left = guest.range.len() - guest.stepped;
     left.min(match guest.kind {
         Kind::Read | Kind::Write => limits.max_transfer,
-        Kind::Zero if attached.device.supports(Kind::Zero) => limits.max_zero,
+        Kind::Zero if attached.zeroes => limits.max_zero,
         Kind::Zero => most_zeroes(limits.max_transfer, limits.max_iov),
         Kind::Discard => limits.max_discard,
         _ => u64::MAX,

@@ -134,6 +134,10 @@ impl Core {
             let Some(index) = waiting.pop_front() else {
                 if !self.abandoned.load(Ordering::SeqCst) {
                     self.gate.open();
+                    // Whose last handle went just now closed it for good.
+                    if self.abandoned.load(Ordering::SeqCst) {
+                        self.gate.close();
+                    }
                 }
                 break;
             };
