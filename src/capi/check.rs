@@ -93,7 +93,7 @@ pub unsafe extern "C" fn mirror_device_check(
     opaque: *mut c_void,
 ) -> c_int {
     guard::call("mirror_device_check", || {
-        reserve::demand(Need::ToMake)?;
+        reserve::demand(Need::Make)?;
         // SAFETY: the host passes NULL or a handle, which it may free while this runs.
         let device: Device = unsafe { handle::get::<Handle>(device) }?.device.clone();
         // SAFETY: the host passes NULL or such a structure.

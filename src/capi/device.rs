@@ -224,7 +224,7 @@ pub unsafe extern "C" fn mirror_device_new(
         // SAFETY: the host vouches for its hooks.
         let opaque = unsafe { Opaque::new(opaque, ops.close) };
         unknown?;
-        reserve::demand(Need::ToMake)?;
+        reserve::demand(Need::Make)?;
         check_pointer(out, "out")?;
         let (Some(read), Some(write)) = (ops.read, ops.write) else {
             let missing = if ops.read.is_none() { "read" } else { "write" };
@@ -306,7 +306,7 @@ fn open_file(_: &str, _: u32, _: Option<u64>) -> Result<Device> {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_device_new_memory(length: u64, out: *mut *mut mirror_device) -> c_int {
     guard::unit("mirror_device_new_memory", || {
-        reserve::demand(Need::ToMake)?;
+        reserve::demand(Need::Make)?;
         check_pointer(out, "out")?;
         let device = Device::memory(length)?;
         let handle = built_in(device)?;
@@ -327,7 +327,7 @@ pub unsafe extern "C" fn mirror_device_new_null(
     out: *mut *mut mirror_device,
 ) -> c_int {
     guard::unit("mirror_device_new_null", || {
-        reserve::demand(Need::ToMake)?;
+        reserve::demand(Need::Make)?;
         check_pointer(out, "out")?;
         check_flags("flags", flags, MIRROR_NULL_READ_ZEROES | MIRROR_NULL_UNALLOCATED)?;
         let options = NullOptions {

@@ -63,7 +63,7 @@ pub unsafe extern "C" fn mirror_set_log(
     // SAFETY: the caller vouches for `closed`.
     let opaque = unsafe { Opaque::new(opaque, closed) };
     guard::unit("mirror_set_log", || {
-        reserve::demand(Need::ToMake)?;
+        reserve::demand(Need::Make)?;
         let level = level_from_c(level)?;
         install()?;
         let sink = log.map(|write| Arc::new(Sink { write, opaque }));

@@ -36,7 +36,7 @@ pub unsafe extern "C" fn mirror_filter_new(
     out: *mut *mut mirror_filter,
 ) -> c_int {
     guard::unit("mirror_filter_new", || {
-        reserve::demand(Need::ToMake)?;
+        reserve::demand(Need::Make)?;
         check_pointer(out, "out")?;
         // SAFETY: the host passes NULL or a handle.
         let source = unsafe { handle::get::<device::Handle>(source) }?;
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn mirror_filter_new_aligned(
     out: *mut *mut mirror_filter,
 ) -> c_int {
     guard::unit("mirror_filter_new_aligned", || {
-        reserve::demand(Need::ToMake)?;
+        reserve::demand(Need::Make)?;
         check_pointer(out, "out")?;
         // SAFETY: the host passes NULL or a handle.
         let source = unsafe { handle::get::<device::Handle>(source) }?;
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn mirror_filter_read(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_read", || {
-        reserve::demand(Need::ToServe)?;
+        reserve::demand(Need::Serve)?;
         check_flags("flags", flags, 0)?;
         // SAFETY: the host passes NULL or a list of this many buffers.
         let iov = unsafe { buffers(iov, iovcnt) }?;
@@ -109,7 +109,7 @@ pub unsafe extern "C" fn mirror_filter_write(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_write", || {
-        reserve::demand(Need::ToServe)?;
+        reserve::demand(Need::Serve)?;
         check_flags("flags", flags, MIRROR_FUA | MIRROR_WRITE_STABLE)?;
         // SAFETY: the host passes NULL or a list of this many buffers.
         let iov = unsafe { buffers(iov, iovcnt) }?;
@@ -130,7 +130,7 @@ pub unsafe extern "C" fn mirror_filter_zero(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_zero", || {
-        reserve::demand(Need::ToServe)?;
+        reserve::demand(Need::Serve)?;
         check_flags("flags", flags, MIRROR_MAY_UNMAP | MIRROR_FUA)?;
         // SAFETY: the host passes NULL or a handle, and vouches for `done`.
         unsafe { submit(filter, Kind::Zero, offset, Payload::Length(length), flags, done, opaque) }
@@ -147,7 +147,7 @@ pub unsafe extern "C" fn mirror_filter_discard(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_discard", || {
-        reserve::demand(Need::ToServe)?;
+        reserve::demand(Need::Serve)?;
         // SAFETY: the host passes NULL or a handle, and vouches for `done`.
         unsafe { submit(filter, Kind::Discard, offset, Payload::Length(length), 0, done, opaque) }
     })
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn mirror_filter_flush(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_flush", || {
-        reserve::demand(Need::ToServe)?;
+        reserve::demand(Need::Serve)?;
         // SAFETY: the host passes NULL or a handle, and vouches for `done`.
         unsafe { submit(filter, Kind::Flush, 0, Payload::Length(0), 0, done, opaque) }
     })
@@ -198,7 +198,7 @@ pub unsafe extern "C" fn mirror_filter_extents(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_extents", || {
-        reserve::demand(Need::ToServe)?;
+        reserve::demand(Need::Serve)?;
         check_pointer(extents, "extents")?;
         check_pointer(count, "count")?;
         if capacity == 0 {
@@ -236,7 +236,7 @@ pub unsafe extern "C" fn mirror_filter_begin(
     ticket: *mut u64,
 ) -> c_int {
     guard::call("mirror_filter_begin", || {
-        reserve::demand(Need::ToServe)?;
+        reserve::demand(Need::Serve)?;
         check_pointer(ticket, "ticket")?;
         // SAFETY: the host passes NULL or a handle.
         let filter = unsafe { handle::get::<Filter>(filter) }?;
@@ -292,7 +292,7 @@ pub unsafe extern "C" fn mirror_filter_device(
     out: *mut *mut mirror_device,
 ) -> c_int {
     guard::unit("mirror_filter_device", || {
-        reserve::demand(Need::ToMake)?;
+        reserve::demand(Need::Make)?;
         check_pointer(out, "out")?;
         // SAFETY: the host passes NULL or a handle.
         let device = unsafe { handle::get::<Filter>(filter) }?.device();
@@ -331,7 +331,7 @@ pub unsafe extern "C" fn mirror_filter_set_opened(
     // SAFETY: the caller vouches for `closed`.
     let opaque = unsafe { Opaque::new(opaque, closed) };
     guard::unit("mirror_filter_set_opened", || {
-        reserve::demand(Need::ToMake)?;
+        reserve::demand(Need::Make)?;
         // SAFETY: the host passes NULL or a handle.
         let filter = unsafe { handle::get::<Filter>(filter) }?;
         filter.set_opened_hook(opened.map(|opened| -> Box<dyn Fn() + Send + Sync> {

@@ -92,7 +92,7 @@ impl<T> Deref for Borrowed<T> {
 
 /// A handle to a new object. `ENOMEM`, and it is dropped, if it has taken what is kept in reserve for later calls.
 pub(super) fn make<T: Handled>(object: T) -> Result<*mut T::Handle> {
-    reserve::demand(Need::ToMake)?;
+    reserve::demand(Need::Make)?;
     let header = T::retired().0.lock().unwrap_or_else(PoisonError::into_inner).take();
     header.object.store(Some(Arc::new(object)));
     header.tag.store(NAMES[T::KIND].0, Ordering::Release);

@@ -54,7 +54,7 @@ pub unsafe extern "C" fn mirror_job_new(
         // SAFETY: the host vouches for its hooks.
         let hooks = unsafe { Hooks::new(&options) };
         unknown?;
-        reserve::demand(Need::ToMake)?;
+        reserve::demand(Need::Make)?;
         check_pointer(out, "out")?;
         // SAFETY: the host passes NULL or handles.
         let filter = unsafe { handle::get::<Filter>(filter) }?;
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn mirror_job_start(job: *mut mirror_job) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mirror_job_poll(job: *mut mirror_job, now_ns: u64, wake_at_ns: *mut u64) -> c_int {
     guard::call("mirror_job_poll", || {
-        reserve::demand(Need::ToDrive)?;
+        reserve::demand(Need::Drive)?;
         // SAFETY: the host passes NULL or a handle.
         let poll = unsafe { get(job) }?.poll(Nanos(now_ns))?;
         if !wake_at_ns.is_null() {
