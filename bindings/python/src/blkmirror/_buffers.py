@@ -99,7 +99,8 @@ def new_bytes(length: int) -> Tuple[bytes, memoryview]:
     """A ``bytes`` object to be filled through the view, before anybody else sees it."""
     if length == 0:
         return b"", memoryview(bytearray())
-    content: bytes = _new_bytes(None, length)
+    # Zeroes, so that no read shows what was in this memory before. There is one `bytes(1)` for everybody, though.
+    content: bytes = bytes(length) if length > 1 else _new_bytes(None, length)
     return content, _view(_address_of_bytes(content), length, content)
 
 
