@@ -193,20 +193,30 @@ mod allocator {
         }
     }
 
-    // `alloc_zeroed` is the provided one, which clears what `alloc` gave: with one that passed on to the module's system
-    // allocator, the allocator's own checks found the heap broken during `mirror_device_check` (hosts/wasm/tests/check.rs).
+    // Never inlined: the compiler takes what lies before a block for nobody's, and the module's allocator keeps the block's
+    // length there. Where both ends of a block's life were seen at once that length came out as anything, and a sound heap
+    // was taken for a broken one (hosts/wasm/tests/check.rs).
     // SAFETY: what is given out is what `inner` gave; the reserve is a block of it like any other, and of no one else's.
     unsafe impl<A: GlobalAlloc> GlobalAlloc for Reserving<A> {
+        #[inline(never)]
         unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
             // SAFETY: passed on.
             self.help(layout.size(), || unsafe { self.inner.alloc(layout) })
         }
 
+        #[inline(never)]
+        unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+            // SAFETY: passed on.
+            self.help(layout.size(), || unsafe { self.inner.alloc_zeroed(layout) })
+        }
+
+        #[inline(never)]
         unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
             // SAFETY: passed on; a block that could not be changed is what it was.
             self.help(size, || unsafe { self.inner.realloc(block, layout, size) })
         }
 
+        #[inline(never)]
         unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
             // SAFETY: passed on.
             unsafe { self.inner.dealloc(block, layout) }
