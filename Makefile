@@ -40,7 +40,7 @@ run-test-nbdkit:
 
 # The Python package and a host of it, as a type checker sees them. It needs mypy.
 types:
-	$(PYTHON) -m mypy --strict bindings/python/src $(addprefix bindings/python/tests/,test_surface.py test_buffers.py test_asyncio.py test_progress.py test_package.py scenarios.py world.py wasm)
+	$(PYTHON) -m mypy --strict bindings/python/src $(addprefix bindings/python/tests/,test_surface.py test_hostile.py test_buffers.py test_asyncio.py test_progress.py test_package.py scenarios.py world.py wasm)
 
 # The Python package as it is installed: a wheel and an sdist are built, looked into and tested in environments elsewhere. pip
 # fetches setuptools, build, numpy and auditwheel.

@@ -383,7 +383,7 @@ class OfDevices(unittest.TestCase):
             def write(self, request: b.Request, offset: int, buffers: List[memoryview], fua: bool) -> Optional[b.Answer]:
                 slices.extend(view[:4] for view in buffers)
                 # As an array of numpy's does.
-                self.export = _buffers.Export(buffers[0], True)
+                self.export = _buffers.Export(buffers[0], False)
                 whole.assertEqual(ctypes.string_at(self.export.address, 4), b"xxxx")
                 if offset:
                     raise OSError(errno.ENOSPC, "full")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes as c
 from typing import Any, Dict, Set, Tuple
 
+from .errors import whole
+
 NEVER = 2**64 - 1
 DONE, PENDING, AGAIN = 0, 1, 2
 FUA, MAY_UNMAP, WRITE_STABLE = 1, 2, 4
@@ -103,13 +105,19 @@ class Abi:
         # Those that begin with their size.
         self.sized: Set[Any] = set()
 
+        u32, u64, i32 = c.c_uint32, c.c_uint64, c.c_int32
+
         def structure(name: str, **fields: Any) -> Any:
-            made = type(name, (base,), {"_fields_": list(fields.items())})
+            bits = {field: 8 * c.sizeof(of) for field, of in fields.items() if of in (u32, u64, word)}
+
+            def put(self: Any, field: str, value: Any) -> None:
+                base.__setattr__(self, field, whole(value, field, bits[field]) if field in bits else value)
+
+            made = type(name, (base,), {"_fields_": list(fields.items()), "__setattr__": put})
             if "struct_size" in fields:
                 self.sized.add(made)
             return made
 
-        u32, u64, i32 = c.c_uint32, c.c_uint64, c.c_int32
         self.word, self.u64 = word, u64
 
         self.Iovec = structure("Iovec", base=word, len=word)

@@ -65,7 +65,9 @@ def bytes_of(buffer: "Buffer", writable: bool) -> memoryview:
     """
     try:
         items = memoryview(buffer)
-    except ValueError:  # Items that Python has no letter for, such as numpy's times. It checks as much by itself.
+    except ValueError:  # Items that Python has no letter for, such as numpy's times, which may have objects beside them.
+        if getattr(getattr(buffer, "dtype", None), "hasobject", True):
+            raise TypeError("the buffer's items can't be told from references to Python objects: give it as bytes") from None
         return _exported(buffer, writable)
     with items:
         if not items.c_contiguous:

@@ -130,3 +130,23 @@ class Native(Library):
 
 
 lib = Native()
+
+
+def _after_fork() -> None:
+    # Its threads and the rings of its files are the parent's; a child that used them would do harm there, or wait for ever.
+    if lib._loaded is not None:
+        for name in FUNCTIONS:
+            setattr(lib, name, _gone if name.endswith("_free") else _forked)
+        lib._kept.clear()
+
+
+def _gone(_: int) -> int:
+    return 0
+
+
+def _forked(*_: int) -> int:
+    raise RuntimeError("blkmirror was used before this process was forked: use it in one of the two, or multiprocessing's 'spawn'")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

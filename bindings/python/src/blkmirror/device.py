@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterable, Optional, Sequence, Tuple, TypeVar, 
 from . import _abi
 from ._ffi import lib
 from ._library import Library
-from .errors import errno_of
+from .errors import errno_of, whole
 from .events import Operation
 
 __all__ = [
@@ -222,6 +222,9 @@ class BaseDevice:
         if handle is not None:
             self._lib.mirror_device_free(handle)
 
+    def __reduce_ex__(self, _: Any) -> Any:
+        raise TypeError("a %s can be neither copied nor pickled: it is a handle of this process" % type(self).__name__)
+
     def __enter__(self: "D") -> "D":
         return self
 
@@ -255,9 +258,12 @@ class FileDevice(BaseDevice):
     ) -> None:
         super().__init__()
         flags = (1 if read_only else 0) | (2 if direct else 0) | (4 if create is not None else 0) | (8 if threads else 0)
-        name = self._lib.lend_copy(memoryview(os.fsencode(path) + b"\0"))
+        encoded = os.fsencode(path)
+        if b"\0" in encoded:
+            raise ValueError("path %r: has a null byte in it" % (path,))
+        name = self._lib.lend_copy(memoryview(encoded + b"\0"))
         try:
-            self._take(self._lib.mirror_device_open_file, name.address, flags, create or 0)
+            self._take(self._lib.mirror_device_open_file, name.address, flags, whole(create or 0, "create"))
         finally:
             name.close()
 
@@ -267,7 +273,7 @@ class MemoryDevice(BaseDevice):
 
     def __init__(self, length: int) -> None:
         super().__init__()
-        self._take(self._lib.mirror_device_new_memory, length)
+        self._take(self._lib.mirror_device_new_memory, whole(length, "length"))
 
 
 class NullDevice(BaseDevice):
@@ -275,7 +281,7 @@ class NullDevice(BaseDevice):
 
     def __init__(self, length: int, *, read_zeroes: bool = False, unallocated: bool = False) -> None:
         super().__init__()
-        self._take(self._lib.mirror_device_new_null, length, (1 if read_zeroes else 0) | (2 if unallocated else 0))
+        self._take(self._lib.mirror_device_new_null, whole(length, "length"), (1 if read_zeroes else 0) | (2 if unallocated else 0))
 
 
 class Request:
@@ -289,7 +295,7 @@ class Request:
         """It is done, or failed with this exception. From any thread, exactly once."""
         self._release()
         lib = self._device._lib
-        lib.check(lib.mirror_device_complete(self._device.handle, self.token, -errno_of(error) if error else 0))
+        lib.check(lib.mirror_device_complete(self._device.handle, self.token, -errno_of(error) if error is not None else 0))
 
     def _release(self) -> None:
         """Who uses a buffer from now on is told, by Python: its memory may be somebody else's."""
@@ -315,8 +321,8 @@ class Device(BaseDevice):
 
     def __init__(self, length: int, limits: Limits = Limits()) -> None:
         super().__init__()
-        self._raised: list[BaseException] = []
-        self._lock = threading.Lock()
+        self.__raised: list[BaseException] = []
+        self.__lock = threading.Lock()
         lib = self._lib
         with lib.new(lib.abi.DeviceOps) as ops, lib.new(lib.abi.DeviceLimits) as told:
             self._fill_ops(ops.value)
@@ -332,9 +338,9 @@ class Device(BaseDevice):
             told.value.discard_alignment = limits.discard_alignment
             told.value.cluster_size = limits.cluster_size
             # The library's pointer back here; `_close` takes it away again.
-            number = lib.keep(self, lambda _: self._closed())
+            number = lib.keep(self, lambda _: self._tell_closed())
             self._take(lib.mirror_device_new, ops.address, told.address, number)
-        _LIVE.add(self)
+        _LIVE[id(self)] = self
 
     # What a subclass overrides.
 
@@ -381,8 +387,8 @@ class Device(BaseDevice):
 
     def take_raised(self) -> Optional[BaseException]:
         """The first exception of a callback that was not raised yet."""
-        with self._lock:
-            return self._raised.pop(0) if self._raised else None
+        with self.__lock:
+            return self.__raised.pop(0) if self.__raised else None
 
     def _guard(self, call: Callable[[], Optional[Answer]], request: Optional[Request] = None) -> int:
         answer: Optional[Answer] = None
@@ -390,9 +396,9 @@ class Device(BaseDevice):
             answer = call()
             return _abi.DONE if answer is None else int(answer.value)
         except BaseException as error:  # Nothing may leave a callback.
-            with self._lock:
-                if len(self._raised) < 16:
-                    self._raised.append(error)
+            with self.__lock:
+                if len(self.__raised) < 16:
+                    self.__raised.append(error)
             return -errno_of(error)
         finally:
             if request is not None and answer is not Answer.PENDING:
@@ -403,7 +409,7 @@ class Device(BaseDevice):
             if self._lib.mirror_device_extent(self.handle, token, stretch, int(flags)) != 0:
                 break
 
-    def _closed(self) -> None:
+    def _tell_closed(self) -> None:
         self._guard(self.on_close)
 
     def _fill_ops(self, ops: Any) -> None:
@@ -424,7 +430,8 @@ def _read(device: Device, token: int, offset: int, length: int, iov: int, count:
 
 
 def _write(device: Device, token: int, offset: int, length: int, iov: int, count: int, flags: int) -> int:
-    buffers = device._lib.views(iov, count)
+    # It may be a guest's `bytes`, which nobody may change.
+    buffers = [view.toreadonly() for view in device._lib.views(iov, count)]
     request = Request(device, token, buffers)
     return device._guard(lambda: device.write(request, offset, buffers, bool(flags & _abi.FUA)), request)
 
@@ -459,7 +466,7 @@ def _poll(device: Device) -> int:
 
 
 def _close(device: Device) -> None:
-    device._closed()
+    device._tell_closed()
 
 
 # The library's name, the kind of callback, the method that it is for, and what is called.
@@ -489,10 +496,17 @@ def _finding(lib: Library, shown: Any) -> Finding:
 
 
 # The devices in Python that somebody still has, for jobs to find those that they use.
-_LIVE: "weakref.WeakSet[Device]" = weakref.WeakSet()
+_LIVE: "weakref.WeakValueDictionary[int, Device]" = weakref.WeakValueDictionary()
 
 
 def devices_under(is_source: "Callable[[BaseDevice], bool]", target: BaseDevice) -> "list[Device]":
     """The devices in Python that a job uses, which raise from its poll what their callbacks raised."""
-    used = [device for device in list(_LIVE) if device._handle is not None and is_source(device)]
+
+    def is_used(device: Device) -> bool:
+        try:
+            return is_source(device)
+        except (ValueError, OSError):  # It was closed meanwhile, by another thread.
+            return False
+
+    used = [device for reference in _LIVE.valuerefs() for device in [reference()] if device is not None and is_used(device)]
     return [*used, target] if isinstance(target, Device) else used

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno as _errno
-from typing import Any, Dict, Tuple, Type
+from operator import index
+from typing import Any, Dict, SupportsIndex, Tuple, Type
 
 __all__ = ["MirrorError", "errno_of"]
 
@@ -33,8 +34,16 @@ def _of_kind(kind: Type[OSError]) -> Type[MirrorError]:
     return made
 
 
+def whole(number: "SupportsIndex", what: str, bits: int = 64) -> int:
+    """A number as the library takes it: ctypes would cut off what doesn't fit, so that 2**64 were 0."""
+    told = index(number)
+    if not 0 <= told < 1 << bits:
+        raise MirrorError(_errno.EINVAL, "%s %d: must be from 0 to 2**%d - 1" % (what, told, bits))
+    return told
+
+
 def errno_of(error: BaseException) -> int:
     """The positive errno for an exception from a callback: an ``OSError``'s own, else ``EIO``."""
-    if isinstance(error, OSError) and error.errno:
+    if isinstance(error, OSError) and isinstance(error.errno, int) and 0 < error.errno < 4096:
         return error.errno
     return _errno.EIO

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
 import weakref
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, Callable, Generator, Generic, List, Optional, Sequence, Tuple, TypeVar
 
 from . import _abi
+from ._ffi import lib
 from ._buffers import bytes_of, is_constant, new_bytes
 from ._library import Cell, Loan
+from ._signals import Undisturbed
 from .device import BaseDevice, ExtentFlags
-from .errors import MirrorError, errno_of
+from .errors import MirrorError, errno_of, whole
 from .events import Operation
 
 if TYPE_CHECKING:
@@ -89,6 +92,12 @@ class _View(Loan):
         self._view.release()
 
 
+@atexit.register
+def _settle() -> None:
+    """Requests are told before the interpreter goes: a thread that came to tell it later would end the process."""
+    wait([thing.outcome for thing, _ in list(lib._kept.values()) if isinstance(thing, _Waiting)], timeout=5)
+
+
 def _nothing() -> None:
     pass
 
@@ -148,7 +157,7 @@ class Filter:
         self._jobs: "Tuple[weakref.ref[Any], ...]" = ()
         self._lib = source._lib
         with self._lib.new(self._lib.abi.word) as out:
-            self._lib.check(self._lib.mirror_filter_new_aligned(source.handle, alignment, out.address))
+            self._lib.check(self._lib.mirror_filter_new_aligned(source.handle, whole(alignment, "alignment", 32), out.address))
             self._handle = out.value
 
     @property
@@ -197,12 +206,15 @@ class Filter:
         self, call: Callable[..., int], *arguments: int, memory: Sequence[Loan] = (), answer: Callable[[], T]
     ) -> "Outcome[T]":
         waiting = _Waiting(memory, answer)
-        lib, handle = self._lib, self.handle
-        number = lib.keep(waiting, waiting.end)
-        result = call(handle, *arguments, lib.farewell("tell", _tell), number)
-        if result < 0:
-            lib.let_go(number)
-            waiting.release()
+        lib, handle, result = self._lib, self.handle, -1
+        with Undisturbed():
+            number = lib.keep(waiting, waiting.end)
+            try:
+                result = call(handle, *arguments, lib.farewell("tell", _tell), number)
+            finally:
+                if result < 0:  # Refused, or, with an argument of a wrong type, not called at all.
+                    lib.let_go(number)
+                    waiting.release()
         lib.check(result)
         return waiting.outcome
 
@@ -211,7 +223,7 @@ class Filter:
     ) -> "Outcome[T]":
         with self._lib.new(self._lib.abi.Iovec) as iov:
             iov.value.base, iov.value.len = loan.address, loan.length
-            return self._submit(call, offset, iov.address, 1, flags, memory=[loan, _View(view)], answer=answer)
+            return self._submit(call, whole(offset, "offset"), iov.address, 1, flags, memory=[loan, _View(view)], answer=answer)
 
     def _fill(self, offset: int, view: memoryview, answer: Callable[[], T]) -> "Outcome[T]":
         return self._transfer(self._lib.mirror_filter_read, offset, view, self._lib.lend(view), 0, answer)
@@ -222,7 +234,7 @@ class Filter:
 
     def read_async(self, offset: int, length: int) -> "Outcome[bytes]":
         """Reads so many bytes from ``offset`` on."""
-        content, view = new_bytes(length)
+        content, view = new_bytes(whole(length, "length", 63))
         return self._fill(offset, view, lambda: content)
 
     def write_async(self, offset: int, data: "Buffer", *, fua: bool = False, stable: bool = False) -> "Outcome[None]":
@@ -253,11 +265,11 @@ class Filter:
     def zero_async(self, offset: int, length: int, *, may_unmap: bool = False, fua: bool = False) -> "Outcome[None]":
         """Makes the range read as zero."""
         flags = (_abi.MAY_UNMAP if may_unmap else 0) | (_abi.FUA if fua else 0)
-        return self._submit(self._lib.mirror_filter_zero, offset, length, flags, answer=_nothing)
+        return self._submit(self._lib.mirror_filter_zero, whole(offset, "offset"), whole(length, "length"), flags, answer=_nothing)
 
     def discard_async(self, offset: int, length: int) -> "Outcome[None]":
         """The range's content is no longer needed."""
-        return self._submit(self._lib.mirror_filter_discard, offset, length, answer=_nothing)
+        return self._submit(self._lib.mirror_filter_discard, whole(offset, "offset"), whole(length, "length"), answer=_nothing)
 
     def flush_async(self) -> "Outcome[None]":
         """Makes durable what is done."""
@@ -287,6 +299,7 @@ class Filter:
         """What the range holds: lengths and what is there, one after the other."""
         outcome: "Outcome[List[Stretch]]" = Outcome()
         found: List[Stretch] = []
+        offset, length = whole(offset, "offset"), whole(length, "length")
         known = 0
 
         def ask() -> "Outcome[List[Stretch]]":
@@ -326,12 +339,12 @@ class Filter:
         """
         lib = self._lib
         with lib.new(lib.abi.u64) as ticket:
-            answer = lib.check(lib.mirror_filter_begin(self.handle, operation, offset, length, ticket.address))
+            answer = lib.check(lib.mirror_filter_begin(self.handle, operation, whole(offset, "offset"), whole(length, "length"), ticket.address))
             return None if answer == _abi.AGAIN else int(ticket.value)
 
     def end(self, ticket: int, error: Optional[BaseException] = None) -> None:
         """The request of this ticket is done, or failed with this exception; before the guest is told."""
-        self._lib.check(self._lib.mirror_filter_end(self.handle, ticket, -errno_of(error) if error else 0))
+        self._lib.check(self._lib.mirror_filter_end(self.handle, whole(ticket, "ticket"), -errno_of(error) if error is not None else 0))
 
     def set_opened(self, hook: Optional[Callable[[], None]]) -> None:
         """What is called, from any thread, when :meth:`begin` is worth trying again after it answered ``None``.
@@ -353,13 +366,16 @@ class Filter:
 
     def mark_dirty(self, offset: int, length: int) -> None:
         """The range was written behind the filter's back."""
-        self._lib.check(self._lib.mirror_filter_mark_dirty(self.handle, offset, length))
+        self._lib.check(self._lib.mirror_filter_mark_dirty(self.handle, whole(offset, "offset"), whole(length, "length")))
 
     def close(self) -> None:
         """Frees the handle. A second time is harmless."""
         handle, self._handle = self._handle, None
         if handle is not None:
             self._lib.mirror_filter_free(handle)
+
+    def __reduce_ex__(self, _: object) -> Any:
+        raise TypeError("a %s can be neither copied nor pickled: it is a handle of this process" % type(self).__name__)
 
     def __enter__(self) -> "Filter":
         return self

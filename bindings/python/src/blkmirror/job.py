@@ -9,12 +9,13 @@ import threading
 import time
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import AsyncIterator, Callable, Iterator, List, NamedTuple, Optional, Union
+from typing import Any, AsyncIterator, Callable, Iterator, List, NamedTuple, Optional, Union
 
 from . import _abi, _asyncio
 from ._library import Library
+from ._signals import Undisturbed
 from .device import BaseDevice, Device, devices_under
-from .errors import MirrorError, errno_of
+from .errors import MirrorError, errno_of, whole
 from ._progress import INTERVAL, Progress, display
 from .events import Event, Status, read_event
 from .filter import Filter
@@ -22,6 +23,10 @@ from .info import JobInfo, read_info
 from .options import BackingMode, CopyMode, ErrorPolicy, Kind, PrepareInfo, Sync
 
 __all__ = ["Job", "Poll", "PollState"]
+
+
+_LONGEST = 3600.0
+"""Seconds of one sleep at most."""
 
 
 class PollState(IntEnum):
@@ -166,8 +171,9 @@ class Job:
     def _poll(self, now: Optional[int]) -> Poll:
         lib = self._lib
         with lib.new(lib.abi.u64) as out:
-            at = lib.clock_ns() if now is None else now
-            state = lib.check(lib.mirror_job_poll(self.handle, at, out.address))
+            at = lib.clock_ns() if now is None else whole(now, "now")
+            with Undisturbed():
+                state = lib.check(lib.mirror_job_poll(self.handle, at, out.address))
             wake_at = int(out.value)
         self._changing = False
         return Poll(PollState(state), None if wake_at == _abi.NEVER else wake_at)
@@ -233,7 +239,8 @@ class Job:
                         waits.append(max(0, end - time.monotonic()))
                     if poll.wake_at is not None:
                         waits.append(max(0, poll.wake_at - self._lib.clock_ns()) / 1e9)
-                    wait(min(waits) if waits else None)
+                    # Longer than poll(2) can wait is as good as often.
+                    wait(min(*waits, _LONGEST) if waits else None)
         finally:
             self._driving = before
 
@@ -346,7 +353,7 @@ class Job:
 
     def set_speed(self, bytes_per_second: int) -> None:
         """Changes the rate limit; 0 is none."""
-        self._lib.check(self._lib.mirror_job_set_speed(self.handle, bytes_per_second))
+        self._lib.check(self._lib.mirror_job_set_speed(self.handle, whole(bytes_per_second, "speed")))
 
     def change(self, copy_mode: CopyMode) -> None:
         """Changes how guest writes reach the target."""
@@ -377,6 +384,9 @@ class Job:
             driver = self._driver
             if driver is not None:
                 driver.step_from_anywhere()  # Whoever waits learns that it is closed.
+
+    def __reduce_ex__(self, _: object) -> Any:
+        raise TypeError("a %s can be neither copied nor pickled: it is a handle of this process" % type(self).__name__)
 
     def __enter__(self) -> "Job":
         return self
