@@ -18,7 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Of the devices the engine knows kinds, flags, extents and limits: data, no behaviour.
     ("engine", &["error", "range", "clock", "bitmap", "device"]),
     ("filter", &["error", "range", "reserve", "sync", "bitmap", "device"]),
-    ("job", &["error", "range", "clock", "sync", "bitmap", "device", "engine", "filter"]),
+    ("job", &["error", "range", "clock", "reserve", "sync", "bitmap", "device", "engine", "filter"]),
     (
         "capi",
         &[

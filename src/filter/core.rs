@@ -263,7 +263,7 @@ impl Core {
                 iov: io.iov,
                 from: None,
             };
-            let Some(slot) = self.slots.get(index) else { return };
+            let slot = self.slots.get(index).expect("a slot that was taken exists");
             let generation = slot.open_for(attached.number);
             let answer = attached.submit(index, generation, &request);
             let is_ours = answer != Answer::Pending && slot.state.claim(generation);

@@ -8,6 +8,7 @@ use super::lock;
 use super::slots::Slot;
 use crate::device::{Extent, ExtentFlags, Refused};
 use crate::range::ByteRange;
+use crate::reserve;
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex};
@@ -28,7 +29,7 @@ struct Told {
     extents: Vec<Extent>,
     /// Bytes from the range's beginning that they are about.
     covered: u64,
-    /// There was more than is wanted: the rest is to be asked for again.
+    /// There was more than is wanted, or than there is memory for: the rest is to be asked for again.
     full: bool,
 }
 
@@ -36,7 +37,9 @@ impl Found {
     /// For the extents of a range, at most so many of them, and at most 1024; at least one.
     #[must_use]
     pub fn new(range: ByteRange, most: usize) -> Arc<Self> {
-        Arc::new(Self { range, most: most.clamp(1, MAX_EXTENTS), told: Mutex::default() })
+        // Room for one, without which an answer could be empty when memory is short.
+        let told = Told { extents: Vec::with_capacity(1), ..Told::default() };
+        Arc::new(Self { range, most: most.clamp(1, MAX_EXTENTS), told: Mutex::new(told) })
     }
 
     pub(super) fn range(&self) -> ByteRange {
@@ -44,7 +47,7 @@ impl Found {
     }
 
     /// Takes the extents, once the request is done: from the range's beginning on, no two neighbours alike, none empty or
-    /// beyond the range (SPEC D-6). They end before the range does only if there were more of them. What was not told is
+    /// beyond the range (SPEC D-6). They end before the range does only if there were more of them, or no memory. What was not told is
     /// data (SPEC D-1).
     #[must_use]
     pub fn take(&self) -> Vec<Extent> {
@@ -65,7 +68,9 @@ impl Found {
 
     /// The device tells all again.
     fn clear(&self) {
-        *lock(&self.told) = Told::default();
+        let mut told = lock(&self.told);
+        told.extents.clear();
+        (told.covered, told.full) = (0, false);
     }
 }
 
@@ -75,7 +80,8 @@ impl Told {
         if self.full || length == 0 {
             return !self.full;
         }
-        let room = self.extents.len() < most;
+        // Without memory for more, what there is is the answer, and the rest is asked for again.
+        let room = self.extents.len() < most && reserve::may_fail(|| self.extents.try_reserve(1)).is_ok();
         match self.extents.last_mut() {
             Some(last) if last.flags == extent.flags => last.length += length,
             _ if room => self.extents.push(Extent { length, flags: extent.flags }),

@@ -5,6 +5,7 @@ use super::completed::{Completed, Link};
 use crate::device::{Client, Extent, Followup, Refused, SlotState, Wake};
 use crate::engine::{OpId, Side};
 use crate::error::{Errno, IoResult};
+use crate::reserve;
 use once_cell::sync::OnceCell;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,7 +25,26 @@ pub(super) fn slot_of(op: OpId, side: Side) -> u16 {
 pub(super) struct RequestSlot {
     pub(super) state: SlotState,
     done: Link,
-    extents: Mutex<Vec<Extent>>,
+    told: Mutex<Told>,
+}
+
+/// What a device has told for an extents request.
+#[derive(Debug, Default)]
+struct Told {
+    extents: Vec<Extent>,
+    /// There is no room for more. What comes then is dropped, all of it: an extent begins where the one before it ends.
+    full: bool,
+}
+
+impl Told {
+    fn add(&mut self, extent: Extent) {
+        let room =
+            self.extents.len() < MAX_EXTENTS && reserve::may_fail(|| self.extents.try_reserve(1)).is_ok();
+        if room && !self.full {
+            self.extents.push(extent);
+        }
+        self.full |= !room || self.extents.len() == MAX_EXTENTS;
+    }
 }
 
 /// All slots, and the list of those that were completed.
@@ -44,11 +64,7 @@ impl Requests {
         let (page, place) = (usize::from(slot) / PAGE, usize::from(slot) % PAGE);
         let page = self.pages[page].get_or_init(|| {
             (0..PAGE)
-                .map(|_| RequestSlot {
-                    state: SlotState::new(0),
-                    done: Link::new(),
-                    extents: Mutex::default(),
-                })
+                .map(|_| RequestSlot { state: SlotState::new(0), done: Link::new(), told: Mutex::default() })
                 .collect()
         });
         &page[place]
@@ -74,13 +90,16 @@ impl Requests {
 
     /// Moves what was told for an extents request to `out`.
     pub(super) fn take_extents(&self, slot: u16, out: &mut Vec<Extent>) {
-        let mut extents = self.make(slot).extents.lock().unwrap_or_else(PoisonError::into_inner);
-        out.append(&mut extents);
+        let mut told = self.make(slot).told.lock().unwrap_or_else(PoisonError::into_inner);
+        out.append(&mut told.extents);
+        told.full = false;
     }
 
     /// What a device told of extents before it said that it had no room is not part of the answer that it will give.
     pub(super) fn forget_extents(&self, slot: u16) {
-        self.make(slot).extents.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut told = self.make(slot).told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.extents.clear();
+        told.full = false;
     }
 
     fn all(&self) -> impl Iterator<Item = (u16, &RequestSlot)> {
@@ -128,15 +147,15 @@ impl Client for Seat {
 
     fn extent(&self, index: u16, generation: u64, extent: Extent) -> Result<bool, Refused> {
         let slot = self.slot(index)?;
-        let mut extents = slot.extents.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = slot.told.lock().unwrap_or_else(PoisonError::into_inner);
         if !slot.state.is_open(self.generation(generation)) {
             return Err(Refused);
         }
         // An extent of length 0 says nothing (SPEC D-6).
-        if extent.length > 0 && extents.len() < MAX_EXTENTS {
-            extents.push(extent);
+        if extent.length > 0 {
+            told.add(extent);
         }
-        Ok(extents.len() < MAX_EXTENTS)
+        Ok(!told.full)
     }
 
     fn room(&self) -> Followup {
@@ -156,5 +175,25 @@ impl Client for Seat {
 
     fn last_generation(&self) -> u64 {
         self.base + self.shared.requests.all().map(|(_, slot)| slot.state.generation()).max().unwrap_or(0)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::device::ExtentFlags;
+
+    #[test]
+    fn after_an_extent_that_had_no_room_there_is_room_for_none() {
+        // SPEC D-6: one that was left out would move all that follow it.
+        let mut told = Told::default();
+        for length in 1..=MAX_EXTENTS as u64 {
+            assert!(!told.full);
+            told.add(Extent { length, flags: ExtentFlags::DATA });
+        }
+        assert!(told.full);
+        told.extents.pop();
+        told.add(Extent { length: 7, flags: ExtentFlags::DATA });
+        assert!(told.full && told.extents.len() == MAX_EXTENTS - 1);
     }
 }
