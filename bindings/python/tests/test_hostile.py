@@ -85,6 +85,13 @@ class Handles(unittest.TestCase):
         with self.assertRaises(ValueError):
             b.FileDevice("nowhere.img\0/elsewhere")
 
+    def test_an_id_with_a_null_byte_is_refused(self) -> None:
+        with b.MemoryDevice(1 << 16) as disk, b.MemoryDevice(1 << 16) as target, b.Filter(disk) as guest:
+            with self.assertRaises(ValueError):
+                b.Job(guest, target, id="a\0b")
+            with b.Job(guest, target, id="a") as job:
+                self.assertEqual(job.info.id, "a")
+
     def test_a_device_of_ones_own_may_have_any_attributes(self) -> None:
         class Busy(Plain):
             def __init__(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterable, Optional, Sequence, Tuple, TypeVar, 
 from . import _abi
 from ._ffi import lib
 from ._library import Library
-from .errors import errno_of, whole
+from .errors import errno_of, terminated, whole
 from .events import Operation
 
 __all__ = [
@@ -258,10 +258,7 @@ class FileDevice(BaseDevice):
     ) -> None:
         super().__init__()
         flags = (1 if read_only else 0) | (2 if direct else 0) | (4 if create is not None else 0) | (8 if threads else 0)
-        encoded = os.fsencode(path)
-        if b"\0" in encoded:
-            raise ValueError("path %r: has a null byte in it" % (path,))
-        name = self._lib.lend_copy(memoryview(encoded + b"\0"))
+        name = self._lib.lend_copy(memoryview(terminated(os.fsencode(path), "path %r" % (path,))))
         try:
             self._take(self._lib.mirror_device_open_file, name.address, flags, whole(create or 0, "create"))
         finally:

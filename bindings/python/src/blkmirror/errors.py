@@ -42,6 +42,13 @@ def whole(number: "SupportsIndex", what: str, bits: int = 64) -> int:
     return told
 
 
+def terminated(text: bytes, what: str) -> bytes:
+    """A text as the library takes it, which would end it at a null byte."""
+    if b"\0" in text:
+        raise ValueError(what + ": has a null byte in it")
+    return text + b"\0"
+
+
 def errno_of(error: BaseException) -> int:
     """The positive errno for an exception from a callback: an ``OSError``'s own, else ``EIO``."""
     if isinstance(error, OSError) and isinstance(error.errno, int) and 0 < error.errno < 4096:

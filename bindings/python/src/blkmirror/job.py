@@ -15,7 +15,7 @@ from . import _abi, _asyncio
 from ._library import Library
 from ._signals import Undisturbed
 from .device import BaseDevice, Device, devices_under
-from .errors import MirrorError, errno_of, whole
+from .errors import MirrorError, errno_of, terminated, whole
 from ._progress import INTERVAL, Progress, display
 from .events import Event, Status, read_event
 from .filter import Filter
@@ -125,7 +125,7 @@ class Job:
             options.flags = sum(1 << bit for bit, on in enumerate(wanted) if on)
             if replaces is not None:
                 options.replaces = replaces.handle
-            name = lib.lend_copy(memoryview((id or "").encode() + b"\0"))
+            name = lib.lend_copy(memoryview(terminated((id or "").encode(), "id %r" % id)))
             if id is not None:
                 options.id = name.address
             self._woken = threading.Event()
