@@ -140,6 +140,9 @@ class Callbacks(unittest.TestCase):
     @unittest.skipUnless(hasattr(signal, "raise_signal"), "signals of this system can't be raised")
     def test_an_interrupt_in_a_callback_loses_no_write(self) -> None:
         # What the handler raises must not come out of the callback, where nobody can see it.
+        # A process that was started in the background ignores the signal; this one is not to.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
         source, target = Plain(), Plain()
         source.data[:] = bytes(range(256)) * 256
         target.on_write = lambda: signal.raise_signal(signal.SIGINT)
