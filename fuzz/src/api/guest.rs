@@ -33,18 +33,26 @@ pub(super) fn new_filter(device: Pick, alignment: u8) {
     });
 }
 
+/// Stands for a change that came beside another, of which nobody knows which is the last.
+const BESIDE: u32 = u32::MAX;
+
 impl Disk {
     /// A write, zero or discard of these bytes begins: what they are is open until it is done.
     fn change(&mut self, offset: usize, length: usize) -> Vec<u32> {
         let range = offset..offset + length;
         self.known[range.clone()].fill(None);
-        self.changes[range.clone()].iter_mut().for_each(|changes| *changes += 1);
-        self.changes[range].to_vec()
+        for at in range.clone() {
+            self.changes[at] += 1;
+            self.under_way[at] += 1;
+        }
+        let alone = |at: usize| if self.under_way[at] == 1 { self.changes[at] } else { BESIDE };
+        range.map(alone).collect()
     }
 
-    /// It is done, and well: bytes that nobody else has changed meanwhile have this value.
+    /// It is done, or was never taken. Bytes that nobody else was changing meanwhile have this value, if there is one.
     fn changed(&mut self, offset: usize, since: &[u32], value: Option<u8>) {
         for (at, since) in (offset..).zip(since) {
+            self.under_way[at] -= 1;
             if self.changes[at] == *since {
                 self.changes[at] += 1;
                 self.known[at] = value;
@@ -151,6 +159,10 @@ fn submit_to((pointer, good): (usize, bool), io: &Io) {
             assert_eq!(guest.told, 0, "told of a refused request");
             guest.accepted = false;
             guest.buffer = Vec::new();
+            let (filter, offset, changes) = (guest.filter, guest.offset, std::mem::take(&mut guest.changes));
+            if kind != MIRROR_OP_READ && !changes.is_empty() {
+                world.disks[filter].changed(offset, &changes, None);
+            }
         });
     }
 }
@@ -198,13 +210,18 @@ unsafe extern "C" fn done(opaque: *mut c_void, result: c_int) {
         let buffer = std::mem::take(&mut guest.buffer);
         let (filter, offset, kind, value, then) =
             (guest.filter, guest.offset, guest.kind, guest.value, guest.then);
-        if result == 0 && !changes.is_empty() && world.is_trusted(filter) {
+        if !changes.is_empty() {
+            let trusted = world.is_trusted(filter);
             let disk = &mut world.disks[filter];
-            match kind {
-                MIRROR_OP_READ => disk.check(offset, &changes, &buffer),
-                MIRROR_OP_WRITE => disk.changed(offset, &changes, Some(value)),
-                MIRROR_OP_ZERO => disk.changed(offset, &changes, Some(0)),
-                _ => disk.changed(offset, &changes, None),
+            let value = match kind {
+                MIRROR_OP_WRITE => Some(value),
+                MIRROR_OP_ZERO => Some(0),
+                _ => None,
+            };
+            if kind != MIRROR_OP_READ {
+                disk.changed(offset, &changes, value.filter(|_| result == 0));
+            } else if result == 0 && trusted {
+                disk.check(offset, &changes, &buffer);
             }
         }
         then

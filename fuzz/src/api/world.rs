@@ -57,6 +57,8 @@ pub(super) struct Disk {
     pub(super) known: Vec<Option<u8>>,
     /// Counts whatever may have changed the byte.
     pub(super) changes: Vec<u32>,
+    /// Changes of the byte that have begun and aren't done.
+    pub(super) under_way: Vec<u32>,
     pub(super) tickets: Vec<u64>,
 }
 
@@ -189,6 +191,7 @@ impl World {
             devices: vec![device],
             known: Vec::new(),
             changes: Vec::new(),
+            under_way: Vec::new(),
             tickets: Vec::new(),
         };
         if disk.trusted {
@@ -199,6 +202,7 @@ impl World {
                 bytes.iter().map(|byte| Some(*byte)).collect()
             };
             disk.changes = vec![0; length];
+            disk.under_way = vec![0; length];
         }
         self.disks.push(disk);
         self.add(pointer as usize, Kind::Filter, self.disks.len() - 1);
