@@ -13,8 +13,8 @@
 //! - The host marks by hand while the last flush runs: nothing is decided, the rest is copied and flushed again.
 //! - A pause, a cancel or the end of the job comes while the gate is closed: each opens it.
 
-use super::copy::OpState;
 use super::event::Event;
+use super::ops::OpState;
 use super::options::CopyMode;
 use super::outbox::{OpId, Order, Side};
 use super::state::{Verb, check_verb};

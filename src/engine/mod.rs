@@ -31,6 +31,9 @@ mod finish;
 mod guest;
 #[cfg(feature = "testing")]
 mod inspect;
+mod leisure;
+mod offload;
+mod ops;
 mod options;
 mod outbox;
 mod progress;
@@ -61,11 +64,13 @@ use crate::device::Limits;
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::range::Geometry;
 use conflict::Conflicts;
-use copy::{Offload, Ops};
 use errors::Errors;
 use event::Events;
 use finish::Finish;
 use guest::Guests;
+use leisure::Leisure;
+use offload::Offload;
+use ops::Ops;
 use progress::Progress;
 use rate::Rate;
 use scan::Scan;
@@ -144,6 +149,7 @@ pub struct Engine {
     errors: Errors,
     rate: Rate,
     window: Window,
+    leisure: Leisure,
     progress: Progress,
     events: Events,
     outbox: Outbox,
@@ -166,17 +172,14 @@ impl Engine {
             errors: Errors::default(),
             rate: Rate::new(settings.options.speed),
             window: Window::new(),
+            leisure: Leisure::new(),
             progress: Progress::default(),
             events: Events::new(),
             outbox: Outbox::default(),
             copy_mode: settings.options.copy_mode,
             ready: false,
             flushing_for_ready: false,
-            offload: if target.copies && settings.options.copy_offload {
-                Offload::On { in_vain: 0 }
-            } else {
-                Offload::Off
-            },
+            offload: Offload::new(target.copies && settings.options.copy_offload),
             uncarried_writes_done: false,
             pauses: Pauses::default(),
             status: Status::Created,

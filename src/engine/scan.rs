@@ -16,7 +16,8 @@
 //! - What the source says it has not is marked all the same, by a write that failed or by hand. It reads as its backing
 //!   does, and a discard would lose that on any target that does not get the same backing.
 
-use super::copy::{OpState, Started};
+use super::copy::Started;
+use super::ops::OpState;
 use super::options::{JobKind, Sync};
 use super::outbox::Side;
 use super::rate::SLICE_NS;

@@ -11,7 +11,7 @@
 //! - What the source leaves to its backing counts as data where everything is to be copied: nothing says that it reads as
 //!   zero.
 
-use super::copy::OpState;
+use super::ops::OpState;
 use super::options::{JobKind, Sync};
 use super::outbox::{OpId, Order, Side};
 use super::{Engine, Extent, ExtentFlags, Flags, Kind};

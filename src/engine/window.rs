@@ -27,11 +27,6 @@ const LONGEST_QUEUE: u64 = 4 << 20;
 /// A guest that has much on its way is one that waits for the link: copies make way for more than what it has sent. Else a
 /// guest with few writes at a time, once behind, would find as many bytes of copies before each as its own, for ever.
 const GUESTS_WEIGH: u64 = 2;
-/// How long it may take to copy what is dirty before a ready job hurries.
-const LEISURE_NS: u64 = 2_000_000_000;
-/// A job that doesn't hurry begins no more than a copy in this time.
-const NS_PER_COPY_AT_LEISURE: u64 = 100_000;
-const LEAST_AT_LEISURE: u32 = 1;
 /// Rates are measured over at least this.
 const SHORTEST_ROUND_NS: u64 = 1_000_000;
 const ROUNDS: usize = 10;
@@ -108,6 +103,12 @@ impl Window {
         }
     }
 
+    /// One that has seen this of a link.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn seen(rate: u64, base_ns: u64) -> Self {
+        Self { rates: [rate; ROUNDS], base_ns: Some(base_ns), ..Self::new() }
+    }
+
     pub(super) fn set_time(&mut self, now: Nanos, exact: bool) {
         (self.now, self.exact) = (now, exact);
     }
@@ -118,22 +119,22 @@ impl Window {
         if rate == 0 {
             return FIRST_WINDOW;
         }
-        let base = self.base_ns.unwrap_or(0);
+        let base = self.base();
         let delay = if guests { DELAY_FOR_GUESTS_NS.max(base / 4) } else { DELAY_NS.max(base) };
         let under_way = bytes_in(rate, base);
         let queued = bytes_in(rate, delay).min(under_way.max(LONGEST_QUEUE));
         under_way.saturating_add(queued).max(LEAST_WINDOW)
     }
 
-    /// Most copies on their way while nothing hurries and guests want the devices (SPEC C-14): a few, or where a copy takes
-    /// long enough for a guest not to notice it, more. There is no bound when what is dirty, so many bytes, would keep a
-    /// switch waiting.
-    pub(super) fn most_at_leisure(&self, dirty: u64) -> u32 {
-        if self.rate() == 0 || time_for(dirty, self.rate()) > LEISURE_NS {
-            return u32::MAX;
-        }
-        let few = self.base_ns.unwrap_or(0) / NS_PER_COPY_AT_LEISURE;
-        u32::try_from(few).unwrap_or(u32::MAX).max(LEAST_AT_LEISURE)
+    /// How many nanoseconds it takes to copy so many bytes, if that is known.
+    pub(super) fn time_to_copy(&self, bytes: u64) -> Option<u64> {
+        let rate = self.rate();
+        (rate > 0).then(|| time_for(bytes, rate))
+    }
+
+    /// The least that a copy took, in nanoseconds; 0 if none was seen.
+    pub(super) fn base(&self) -> u64 {
+        self.base_ns.unwrap_or(0)
     }
 
     /// Most bytes in one copy: a power of two.
@@ -584,18 +585,6 @@ mod tests {
         assert_eq!(window.longest_copy(true), LEAST_COPY);
         let _ = window.sent(LEAST_COPY, false, 0);
         assert!(window.longest_copy(true) > LEAST_COPY);
-    }
-
-    #[test]
-    fn at_leisure_few_copies_are_on_their_way_and_many_where_they_take_long_or_much_is_dirty() {
-        // SPEC C-14
-        let (mut window, mut now) = (Window::new(), 3_600_000 * MS);
-        assert_eq!(window.most_at_leisure(1), u32::MAX, "nothing is known");
-        lone(&mut window, &mut now, 100_000, MS);
-        assert_eq!(window.most_at_leisure(2 * RATE), 10);
-        assert_eq!(window.most_at_leisure(2 * RATE + 1), u32::MAX);
-        lone(&mut window, &mut now, 1, 10 * US);
-        assert_eq!(window.most_at_leisure(2 * RATE), 1);
     }
 
     /// A copy that is sent with no other under way and takes so long.
