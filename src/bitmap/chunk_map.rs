@@ -96,6 +96,9 @@ impl ChunkMap {
 
     /// Removes the chunks of the range.
     pub fn clear(&mut self, range: ChunkRange) {
+        if self.count == 0 {
+            return;
+        }
         for piece in pieces(clip(range, self.chunks)) {
             self.write(&piece, false);
         }
@@ -270,14 +273,19 @@ impl fmt::Debug for ChunkMap {
 impl Block {
     /// Sets the bits to `value` and returns how many weren't.
     fn write(&mut self, range: Range<usize>, value: bool) -> u64 {
-        let changed = if range.len() == 1 {
-            u64::from(self.bits.replace(range.start, value) != value)
-        } else {
-            let bits = &mut self.bits[range];
-            let changed = if value { bits.count_zeros() } else { bits.count_ones() };
-            bits.fill(value);
-            changed as u64
-        };
+        const WORD: usize = usize::BITS as usize;
+        // Word by word: a copy sets and clears a few bits of one.
+        let words = self.bits.as_raw_mut_slice();
+        let (mut at, mut changed) = (range.start, 0);
+        while at < range.end {
+            let bits = (WORD - at % WORD).min(range.end - at);
+            let mask = (usize::MAX >> (WORD - bits)) << (at % WORD);
+            let word = &mut words[at / WORD];
+            let written = if value { *word | mask } else { *word & !mask };
+            changed += u64::from((*word ^ written).count_ones());
+            *word = written;
+            at += bits;
+        }
         if value {
             self.count += changed;
         } else {

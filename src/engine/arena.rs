@@ -50,6 +50,16 @@ impl Arena {
         if want == 0 {
             return 0;
         }
+        if want == 1
+            && let Some(first) = self.next(0, 0)
+        {
+            // Most take one, and any free one is a run.
+            let segment = Segment { first, count: 1 };
+            self.flip(segment);
+            self.free_count -= 1;
+            out.push(segment);
+            return 1;
+        }
         if let Some(first) = self.find_run(want) {
             let segment = Segment { first, count: want };
             self.flip(segment);

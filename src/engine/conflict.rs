@@ -97,6 +97,9 @@ impl Engine {
 
     /// An operation is over: those that waited for it wait for one less, and run if that was the last.
     pub(super) fn wake_dependents(&mut self, finished: OpId) {
+        if self.queue_of(finished).dependents.is_empty() {
+            return;
+        }
         let mut dependents = std::mem::take(&mut self.queue_of(finished).dependents);
         for dependent in dependents.drain(..) {
             let queue = self.queue_of(dependent);

@@ -157,6 +157,7 @@ impl Outbox {
         self.requests.push(Submit { op, side, kind, range, flags, data: Data::None });
     }
 
+    #[inline]
     pub(super) fn transfer(
         &mut self,
         op: OpId,
@@ -166,7 +167,11 @@ impl Outbox {
         buffers: &[Segment],
     ) {
         let first = self.segments.len() as u32;
-        self.segments.extend_from_slice(buffers);
+        match buffers {
+            // Most have one, for which nothing need be called.
+            [one] => self.segments.push(*one),
+            several => self.segments.extend_from_slice(several),
+        }
         let data = Data::Buffers(first..self.segments.len() as u32);
         self.requests.push(Submit { op, side, kind, range, flags: Flags::default(), data });
     }

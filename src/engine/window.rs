@@ -74,12 +74,14 @@ pub(super) struct Window {
     /// Bytes per second in the last rounds.
     rates: [u64; ROUNDS],
     next_rate: usize,
+    /// The best of them.
+    rate: u64,
     base_ns: Option<u64>,
     base_seen: Nanos,
     /// The next copy is sent alone, to see the base.
     probing: bool,
-    /// When the next copy may be sent beside guests that fill the window.
-    trickle_at: Nanos,
+    /// When the last copy was sent, and its bytes.
+    last_sent: (Nanos, u64),
     last_done: Nanos,
 }
 
@@ -95,10 +97,11 @@ impl Window {
             held_back: false,
             rates: [0; ROUNDS],
             next_rate: 0,
+            rate: 0,
             base_ns: None,
             base_seen: Nanos(0),
             probing: true,
-            trickle_at: Nanos(0),
+            last_sent: (Nanos(0), 0),
             last_done: Nanos(0),
         }
     }
@@ -106,7 +109,7 @@ impl Window {
     /// One that has seen this of a link.
     #[cfg(all(test, not(loom)))]
     pub(super) fn seen(rate: u64, base_ns: u64) -> Self {
-        Self { rates: [rate; ROUNDS], base_ns: Some(base_ns), ..Self::new() }
+        Self { rates: [rate; ROUNDS], rate, base_ns: Some(base_ns), ..Self::new() }
     }
 
     pub(super) fn set_time(&mut self, now: Nanos, exact: bool) {
@@ -154,11 +157,20 @@ impl Window {
             return Room::Later;
         }
         // One copy is always on its way, or soon: a guest must not keep the disk from being copied for ever.
-        if guests.is_some() && before >= self.bytes(true) && self.now < self.trickle_at {
-            self.held_back = true;
-            return Room::At(self.trickle_at);
+        if guests.is_some() && before >= self.bytes(true) {
+            let next = self.next_trickle();
+            if self.now < next {
+                self.held_back = true;
+                return Room::At(next);
+            }
         }
         Room::Yes
+    }
+
+    /// When the next copy may be sent beside guests that fill the window.
+    fn next_trickle(&self) -> Nanos {
+        let (sent, bytes) = self.last_sent;
+        sent + time_for(bytes, self.rate()).saturating_mul(TRICKLE).min(LONGEST_TRICKLE_NS)
     }
 
     /// A copy is sent; `alone` if no other is on its way, behind so many bytes of guests' writes.
@@ -169,8 +181,8 @@ impl Window {
             // The time in which there was nothing to send says nothing about the link.
             self.begin_round();
         }
-        let takes = time_for(bytes, self.rate()).saturating_mul(TRICKLE).min(LONGEST_TRICKLE_NS);
-        self.trickle_at = self.now + takes;
+        // What was sent before anything was known of the link keeps nothing waiting.
+        self.last_sent = (self.now, if self.rate() > 0 { bytes } else { 0 });
         Stamp { round: self.round, sent: self.exact.then_some(self.now), probe: self.probing, behind }
     }
 
@@ -222,6 +234,7 @@ impl Window {
         if self.held_back || rate > self.rate() {
             self.rates[self.next_rate] = rate;
             self.next_rate = (self.next_rate + 1) % ROUNDS;
+            self.rate = self.rates.into_iter().fold(0, u64::max);
         }
         self.begin_round();
     }
@@ -233,7 +246,7 @@ impl Window {
 
     /// Bytes per second that come through; 0 if nobody knows.
     fn rate(&self) -> u64 {
-        self.rates.iter().copied().max().unwrap_or(0)
+        self.rate
     }
 }
 

@@ -30,7 +30,27 @@ impl Buffers {
     }
 
     /// Appends the buffers of a part of an operation that has these segments; says how many bytes they hold.
+    #[inline]
     pub(super) fn lend(
+        &self,
+        segments: &[Segment],
+        skip: u64,
+        length: u64,
+        max: usize,
+        out: &mut Vec<IoVec>,
+    ) -> u64 {
+        // Most have one, and use all of it.
+        if let (&[segment], 0) = (segments, skip) {
+            let whole = self.segment(segment);
+            if whole.len() as u64 <= length && max > 0 {
+                out.push(whole);
+                return whole.len() as u64;
+            }
+        }
+        self.lend_parts(segments, skip, length, max, out)
+    }
+
+    fn lend_parts(
         &self,
         segments: &[Segment],
         mut skip: u64,

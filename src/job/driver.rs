@@ -294,9 +294,10 @@ impl Driver {
         }
         self.guests_done = done;
         let mut requests = std::mem::take(&mut self.requests);
-        for submit in requests.drain(..) {
+        for submit in &requests {
             self.begin(shared, submit);
         }
+        requests.clear();
         self.requests = requests;
         self.segments.clear();
         any
@@ -388,7 +389,7 @@ impl Driver {
     }
 
     /// Takes a request on and offers it to its device.
-    fn begin(&mut self, shared: &Shared, submit: Submit) {
+    fn begin(&mut self, shared: &Shared, submit: &Submit) {
         let slot = slot_of(submit.op, submit.side);
         let side = submit.side;
         let has_room = self.again[side as usize].is_empty();
@@ -400,7 +401,7 @@ impl Driver {
                 self.keep(slot, submit);
                 has_room && self.offer(shared, slot)
             }
-            _ if has_room && self.is_one_step(shared, &submit) => self.offer_whole(shared, slot, submit),
+            _ if has_room && self.is_one_step(shared, submit) => self.offer_whole(shared, slot, submit),
             _ => {
                 self.keep(slot, submit);
                 has_room && self.offer(shared, slot)
@@ -412,12 +413,12 @@ impl Driver {
     }
 
     /// Keeps a request until all of it is done.
-    fn keep(&mut self, slot: u16, submit: Submit) {
+    fn keep(&mut self, slot: u16, submit: &Submit) {
         let mut segments = self.spare.pop().unwrap_or_default();
         if let Data::Buffers(range) = &submit.data {
             segments.extend_from_slice(&self.segments[range.start as usize..range.end as usize]);
         }
-        self.parts.put(slot, Part { submit, segments, done: 0, copy: None });
+        self.parts.put(slot, Part { submit: submit.clone(), segments, done: 0, copy: None });
     }
 
     /// Whether the device takes all of a request at once, as it is.
@@ -435,10 +436,10 @@ impl Driver {
 
     /// Offers a background request that goes in one step. What the device finishes at once need not be kept. `false`: it
     /// has no room.
-    fn offer_whole(&mut self, shared: &Shared, slot: u16, submit: Submit) -> bool {
+    fn offer_whole(&mut self, shared: &Shared, slot: u16, submit: &Submit) -> bool {
         let side = submit.side as usize;
         let (Some(device), link) = (&self.devices[side], &shared.links[side]) else {
-            self.finished.push(Finished::of(&submit, Err(Errno::ECANCELED)));
+            self.finished.push(Finished::of(submit, Err(Errno::ECANCELED)));
             return true;
         };
         self.iov.clear();
@@ -451,7 +452,7 @@ impl Driver {
             let held = buffers.lend(segments, 0, submit.range.len(), most, &mut self.iov);
             debug_assert_eq!(held, submit.range.len(), "the buffers hold what is asked for");
         }
-        let Submit { kind, range, flags, .. } = submit;
+        let &Submit { kind, range, flags, .. } = submit;
         let from = copied_from(&self.devices, kind);
         let request = Request { kind, range, flags, iov: &self.iov, from };
         self.offering = Some(slot);
@@ -464,7 +465,7 @@ impl Driver {
                     && submit.kind == Kind::Read
                     && self.detect_zeroes
                     && self.buffers.as_ref().is_some_and(|b| b.is_zero(segments, submit.range.len()));
-                self.finished.push(Finished { zeroes, ..Finished::of(&submit, result) });
+                self.finished.push(Finished { zeroes, ..Finished::of(submit, result) });
                 true
             }
             Answer::Again => {

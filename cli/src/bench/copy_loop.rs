@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::size::Size;
 use blkmirror::clock::Nanos;
 use blkmirror::device::{Device, Limits, Null, NullOptions};
-use blkmirror::engine::{Options, Sync};
+use blkmirror::engine::{Event, Options, Sync};
 use blkmirror::error::Result;
 use blkmirror::filter::Filter;
 use blkmirror::job::{Job, JobOptions};
@@ -90,6 +90,11 @@ fn null(length: u64) -> Result<Device> {
     Null::device(length, Limits::default(), NullOptions::default())
 }
 
+/// As a host learns it: by the events after each poll.
+fn has_become_ready(job: &Job) -> bool {
+    std::iter::from_fn(|| job.next_event()).any(|event| event == Event::Ready)
+}
+
 /// One job from start to ready; making and freeing it is not measured.
 fn one_job(arguments: &Arguments, pattern: Pattern) -> Result<Measured> {
     let (length, chunk) = (arguments.size.0, arguments.granularity.0);
@@ -114,7 +119,7 @@ fn one_job(arguments: &Arguments, pattern: Pattern) -> Result<Measured> {
     job.poll(Nanos(now))?;
     let before = job.query();
     let (allocations, cpu, began) = (allocations::count(), cpu::cpu_ns(), Instant::now());
-    while !job.query().ready {
+    while !has_become_ready(&job) {
         now += 1_000_000;
         job.poll(Nanos(now))?;
     }
