@@ -30,7 +30,13 @@ const GUESTS_WEIGH: u64 = 2;
 /// Rates are measured over at least this.
 const SHORTEST_ROUND_NS: u64 = 1_000_000;
 const ROUNDS: usize = 10;
-/// How long a base is believed, at least, and for how many times itself.
+/// The base is the least of so many probes.
+const PROBES: usize = 4;
+/// How long a base is believed, where guests write, that was seen once: a host that was kept from running saw too much, and
+/// with that keeps so much under way that it never sees less.
+const FIRST_BASE_LASTS_NS: u64 = 250_000_000;
+const FIRST_BASE_LASTS_TIMES: u64 = 5;
+/// How long one that was seen again; each time twice as long, up to this.
 const BASE_LASTS_NS: u64 = 10_000_000_000;
 const BASE_LASTS_TIMES: u64 = 50;
 /// Guests that fill the window leave the copy this part of the rate.
@@ -77,7 +83,13 @@ pub(super) struct Window {
     /// The best of them.
     rate: u64,
     base_ns: Option<u64>,
+    /// What the last probes took.
+    probes: [u64; PROBES],
+    next_probe: usize,
     base_seen: Nanos,
+    base_lasts_ns: u64,
+    /// Guests wrote when room was last asked for.
+    has_guests: bool,
     /// The next copy is sent alone, to see the base.
     probing: bool,
     /// When the last copy was sent, and its bytes.
@@ -99,7 +111,11 @@ impl Window {
             next_rate: 0,
             rate: 0,
             base_ns: None,
+            probes: [u64::MAX; PROBES],
+            next_probe: 0,
             base_seen: Nanos(0),
+            base_lasts_ns: FIRST_BASE_LASTS_NS,
+            has_guests: false,
             probing: true,
             last_sent: (Nanos(0), 0),
             last_done: Nanos(0),
@@ -151,6 +167,7 @@ impl Window {
 
     /// Whether another copy may be sent while so many bytes of copies and of guests' writes are on their way.
     pub(super) fn room(&mut self, copies: u64, guests: Option<u64>) -> Room {
+        self.has_guests = guests.is_some();
         let before = guests.unwrap_or(0).saturating_mul(GUESTS_WEIGH);
         if copies > 0 && (self.probing || copies.saturating_add(before) >= self.bytes(guests.is_some())) {
             self.held_back = true;
@@ -215,17 +232,43 @@ impl Window {
     }
 
     fn look_at_base(&mut self, took: u64, probe: bool) {
-        match self.base_ns {
-            Some(base) if took > base && !probe => {
-                let lasts = BASE_LASTS_NS.max(base.saturating_mul(BASE_LASTS_TIMES));
-                if self.now.since(self.base_seen) >= lasts && self.held_back {
+        if let Some(base) = self.base_ns {
+            if took > base && !probe {
+                if self.now.since(self.base_seen) >= self.base_lasts(base) && self.held_back {
                     self.probing = true;
                     // Seen or not, not again at once.
                     self.base_seen = self.now;
                 }
+                return;
             }
-            _ => (self.base_ns, self.base_seen) = (Some(took), self.now),
+            if probe {
+                let seen = self.least_of_probes(took);
+                let agrees = (base / 2..=base.saturating_mul(2)).contains(&took);
+                let twice = (2 * self.base_lasts_ns).min(BASE_LASTS_NS);
+                self.base_lasts_ns = if agrees { twice } else { FIRST_BASE_LASTS_NS };
+                (self.base_ns, self.base_seen) = (Some(seen), self.now);
+                return;
+            }
         }
+        (self.base_ns, self.base_seen) = (Some(took), self.now);
+    }
+
+    /// One that took long may have found the host elsewhere; a link that is farther makes all of them take long.
+    fn least_of_probes(&mut self, took: u64) -> u64 {
+        self.probes[self.next_probe] = took;
+        self.next_probe = (self.next_probe + 1) % PROBES;
+        self.probes.into_iter().fold(u64::MAX, u64::min)
+    }
+
+    /// Who copies without guests loses nothing by a queue, and a little by each look.
+    fn base_lasts(&self, base: u64) -> u64 {
+        let sure = self.base_lasts_ns > FIRST_BASE_LASTS_NS;
+        let (least, times) = match (self.has_guests, sure) {
+            (true, false) => (self.base_lasts_ns, FIRST_BASE_LASTS_TIMES),
+            (true, true) => (self.base_lasts_ns, BASE_LASTS_TIMES),
+            (false, _) => (BASE_LASTS_NS, BASE_LASTS_TIMES),
+        };
+        least.max(base.saturating_mul(times))
     }
 
     fn end_round(&mut self, elapsed: u64) {
@@ -430,6 +473,25 @@ mod tests {
     }
 
     #[test]
+    fn a_base_that_came_out_too_long_is_soon_put_right() {
+        // SPEC C-11: the host didn't run while the first copy was under way.
+        for took in [MS, 10 * MS, 50 * MS, 100 * MS] {
+            let mut link = Link::new(RATE, 100 * US);
+            link.window.set_time(Nanos(link.now), true);
+            let first = link.window.sent(LEAST_COPY, true, 0);
+            link.now += took;
+            link.window.set_time(Nanos(link.now), true);
+            link.window.done(first, LEAST_COPY);
+            link.guest_depth = 32 * WRITE;
+            link.guest_writes(RATE * 7 / 10);
+            link.run(1_000 * MS);
+            link.run(1_000 * MS);
+            assert!(link.written * 100 >= RATE * 69, "{took}: {} written", link.written);
+            assert!(link.longest_wait < 4 * MS, "{took}: {} ns", link.longest_wait);
+        }
+    }
+
+    #[test]
     fn guests_that_want_all_of_the_link_leave_the_copy_something() {
         // SPEC C-11
         let mut window = Window::new();
@@ -565,28 +627,57 @@ mod tests {
         let (mut window, mut now) = (Window::new(), MS);
         window.set_time(Nanos(now), true);
         let probe = window.sent(LEAST_COPY, true, 0);
-        window.set_time(Nanos(now + MS), true);
+        now += MS;
+        window.set_time(Nanos(now), true);
         window.done(probe, LEAST_COPY);
-        let mut copy = |window: &mut Window, took: u64| {
+        let mut copy = |window: &mut Window, guests: Option<u64>, alone: bool, took: u64| {
             window.set_time(Nanos(now), true);
-            let stamp = window.sent(LEAST_COPY, false, 0);
-            assert!(window.room(1 << 60, None) != Room::Yes);
+            let stamp = window.sent(LEAST_COPY, alone, 0);
+            assert!(window.room(1 << 60, guests) != Room::Yes);
             now += took;
             window.set_time(Nanos(now), true);
             window.done(stamp, LEAST_COPY);
         };
         for _ in 0..20_000 {
-            copy(&mut window, MS);
+            copy(&mut window, Some(0), false, MS);
             assert!(!window.probing, "it is as it was");
         }
-        for _ in 0..4_999 {
-            copy(&mut window, 2 * MS);
+        for _ in 0..4999 {
+            copy(&mut window, None, false, 2 * MS);
+            assert!(!window.probing, "without guests it lasts ten seconds");
+        }
+        copy(&mut window, None, false, 2 * MS);
+        assert!(window.probing);
+        window.base_lasts_ns = FIRST_BASE_LASTS_NS;
+        copy(&mut window, Some(0), false, MS);
+        window.probing = false;
+        // A quarter of a second, twice that and so on up to ten seconds, while it is seen again each time.
+        for lasts in [125, 250, 500, 1000, 2000, 4000, 5000, 5000] {
+            for _ in 1..lasts {
+                copy(&mut window, Some(0), false, 2 * MS);
+                assert!(!window.probing, "{lasts}");
+            }
+            copy(&mut window, Some(0), false, 2 * MS);
+            assert!(window.probing, "{lasts}");
+            assert_eq!(window.longest_copy(false), LEAST_COPY);
+            assert!(window.room(1, None) != Room::Yes && window.room(0, None) == Room::Yes);
+            copy(&mut window, Some(0), true, MS);
             assert!(!window.probing);
         }
-        copy(&mut window, 2 * MS);
-        assert!(window.probing);
-        assert_eq!(window.longest_copy(false), LEAST_COPY);
-        assert!(window.room(1, None) != Room::Yes && window.room(0, None) == Room::Yes);
+        // One probe that took long proves nothing, and four do.
+        for _ in 0..5000 {
+            copy(&mut window, Some(0), false, 2 * MS);
+        }
+        for nth in 0..4 {
+            assert!(window.probing);
+            copy(&mut window, Some(0), true, 100 * MS);
+            assert_eq!(window.base(), if nth < 3 { MS } else { 100 * MS });
+            let lasts = if nth < 3 { 2 } else { 4 };
+            for _ in 0..lasts {
+                assert!(!window.probing, "a quarter of a second, or five times the base");
+                copy(&mut window, Some(0), false, 125 * MS);
+            }
+        }
     }
 
     #[test]
