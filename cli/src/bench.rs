@@ -6,6 +6,7 @@ mod converge;
 mod copy_loop;
 mod cpu;
 mod file;
+mod guest_latency;
 mod guest_ready;
 mod guest_write;
 mod latency;
@@ -34,6 +35,7 @@ pub(crate) struct Arguments {
 enum What {
     CopyLoop(copy_loop::Arguments),
     GuestWrite(guest_write::Arguments),
+    GuestLatency(guest_latency::Arguments),
     GuestReady(guest_ready::Arguments),
     Bitmap(bitmap::Arguments),
     Latency(latency::Arguments),
@@ -46,6 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let rows = match &arguments.what {
         What::CopyLoop(what) => copy_loop::run(what),
         What::GuestWrite(what) => guest_write::run(what),
+        What::GuestLatency(what) => guest_latency::run(what),
         What::GuestReady(what) => guest_ready::run(what),
         What::Bitmap(what) => bitmap::run(what),
         What::Latency(what) => latency::run(what),

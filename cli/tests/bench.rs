@@ -88,6 +88,17 @@ fn a_guest_and_a_job_that_is_ready_share_a_disk() {
 }
 
 #[test]
+fn a_write_that_is_copied_takes_as_long_as_the_slower_device() {
+    for (source, target) in [("4", "5"), ("5", "4")] {
+        let row = &rows(&["guest-latency", "--source", source, "--target", target, "--writes", "9"])[0];
+        let (took, of_slower) = (figure(row, "write_ms"), figure(row, "of_slower"));
+        // Others may keep the test from running; one device after the other would be 1.8.
+        assert!((1.0..1.5).contains(&of_slower), "{row}");
+        assert!((took / 5.0 - of_slower).abs() < 0.01, "{row}");
+    }
+}
+
+#[test]
 fn a_slow_guest_delays_a_mirror_by_what_it_writes() {
     let rows = rows(&["converge", "--size", "64M", "--guest", "0.1"]);
     assert_eq!(rows.len(), 2, "both modes");
@@ -136,6 +147,7 @@ fn bad_options_are_refused_with_a_reason() {
         (&["converge", "--link", "0"], "must not be 0"),
         (&["guest-ready", "--write", "1K"], "write must be a multiple of 4K"),
         (&["guest-ready", "--seconds", "0"], "seconds must be from 0.01 to 3600"),
+        (&["guest-latency", "--target", "0"], "a latency must be from 0.001 to 10000"),
         (&["scale", "--dirty-ppm", "2000000"], "dirty-ppm must be from 0 to a million"),
         (&["copy-loop", "--granularity", "3000"], "granularity 3000: must be a power of two"),
         (&["file", "--dir", "/nonexistent-folder"], "nonexistent-folder"),

@@ -45,8 +45,6 @@ def case(ours: Blkmirror, size: int) -> Case:
                    Bound("figure", "<=", 100)),
             Target("copy loop, every second 64 KiB: CPU ns per op", "cpu_ns_per_op", OURS_SECOND,
                    Bound("figure", "<=", 150)),
-            Target("copy loop, every second 64 KiB, against QEMU: CPU ns per op", "cpu_ns_per_op", OURS_SECOND,
-                   Bound("ratio", "<=", SHARE), peers=(QEMU_SECOND,)),
             Target("copy loop, contiguous, 1 MiB ops, against QEMU: CPU ns per op", "cpu_ns_per_op", OURS_1M,
                    Bound("ratio", "<=", SHARE), peers=(QEMU_1M,)),
         ],
