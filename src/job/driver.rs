@@ -13,7 +13,7 @@ mod given_up;
 use super::buffers::Buffers;
 use super::parts::Parts;
 use super::requests::slot_of;
-use super::{Link, Shared};
+use super::shared::{Link, Shared};
 use crate::clock::Nanos;
 use crate::device::{
     AlignedBuffer, Answer, Device, Extent, IoVec, Kind, Lane, Limits, Request, Token, is_aligned,

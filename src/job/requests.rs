@@ -1,7 +1,7 @@
 //! The requests that a job has out: found by token from any thread, and handed to the driver when they are done.
 
-use super::Shared;
 use super::completed::{Completed, Link};
+use super::shared::Shared;
 use crate::device::{Client, Extent, Followup, Refused, SlotState, Wake};
 use crate::engine::{OpId, Side};
 use crate::error::{Errno, IoResult};

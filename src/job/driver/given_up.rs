@@ -5,7 +5,7 @@
 //! cares any more for what the target does. Where the data is the library's copy, the copy stays with the target's request
 //! and the guest goes ahead.
 
-use super::super::Shared;
+use super::super::shared::Shared;
 use super::{Driver, GuestState};
 use crate::device::Kind;
 use crate::engine::{Data, GuestId, Side};
