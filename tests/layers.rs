@@ -10,13 +10,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("random", &[]),
     ("range", &["error"]),
-    ("reserve", &["error"]),
+    ("reserve", &["error", "random"]),
     ("bitmap", &["error", "range", "sync"]),
     ("device", &["error", "range", "reserve", "sync"]),
     // A client of devices, as the filter and the job are.
-    ("conformance", &["error", "range", "clock", "random", "device"]),
+    ("conformance", &["error", "range", "clock", "random", "reserve", "device"]),
     // Of the devices the engine knows kinds, flags, extents and limits: data, no behaviour.
-    ("engine", &["error", "range", "clock", "bitmap", "device"]),
+    ("engine", &["error", "range", "clock", "reserve", "bitmap", "device"]),
     ("filter", &["error", "range", "reserve", "sync", "bitmap", "device"]),
     ("job", &["error", "range", "clock", "reserve", "sync", "bitmap", "device", "engine", "filter"]),
     (

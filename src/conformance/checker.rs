@@ -7,12 +7,14 @@ use super::finding::Findings;
 use super::line::{Ask, Fate, Line};
 use super::memory::{Lent, Placement};
 use super::model::Model;
+use super::room;
 use super::seat::{Odd, Reply};
 use super::{Asked, Options, Rule};
 use crate::device::{Device, Extent, Flags, Kind, Limits};
 use crate::error::{Errno, Error, IoResult, Result};
 use crate::random::Random;
 use crate::range::ByteRange;
+use crate::reserve::{self, Need};
 
 /// After so many times that the device let us wait in vain, it is not asked any more.
 const STRIKES: u32 = 3;
@@ -134,7 +136,7 @@ impl<'a> Checker<'a> {
             device: device.clone(),
             limits,
             line: Line::new(device, options.timeout_ns())?,
-            model: Model::new(device.length(), unit, options.max_bytes()),
+            model: Model::new(device.length(), unit, options.max_bytes())?,
             findings,
             random: Random::new(options.seed),
             requests: 0,
@@ -155,6 +157,7 @@ impl<'a> Checker<'a> {
 
     /// As `run`, with a hook that is called while they are out.
     pub(super) fn run_between(&mut self, steps: &[Step], between: &dyn Fn()) -> Result<Vec<Seen>, Stop> {
+        reserve::demand(Need::Drive)?;
         let mut asks = Vec::with_capacity(steps.len());
         let mut sent = Vec::with_capacity(steps.len());
         for step in steps {
@@ -163,7 +166,7 @@ impl<'a> Checker<'a> {
             asks.push(ask);
         }
         self.requests += asks.len() as u64;
-        let fates = self.line.run(asks, between);
+        let fates = self.send(asks, between)?;
         let mut seen = Vec::with_capacity(steps.len());
         let company = Company {
             alone: fates.len() == 1,
@@ -179,6 +182,19 @@ impl<'a> Checker<'a> {
             self.strike()?;
         }
         Ok(seen)
+    }
+
+    /// Sends requests and waits for them. `ENOMEM` if there was no memory for what they came to: of that the device, which
+    /// may have its own from the same place, is innocent.
+    fn send(&self, asks: Vec<Ask>, between: &dyn Fn()) -> Result<Vec<Fate>> {
+        let before = reserve::refusals();
+        let fates = self.line.run(asks, between);
+        let refused = reserve::refusals() != before;
+        let is_short = |fate: &Fate| match fate {
+            Fate::Ended { result, reply, .. } => reply.is_cut || (refused && *result == Err(Errno::ENOMEM)),
+            Fate::Unanswered | Fate::NotTaken => false,
+        };
+        if fates.iter().any(is_short) { Err(room::no_memory()) } else { Ok(fates) }
     }
 
     /// Sends one step.
@@ -239,8 +255,8 @@ impl<'a> Checker<'a> {
         let mut lent = None;
         if matches!(step.kind, Kind::Read | Kind::Write) {
             bytes = match step.kind {
-                Kind::Write => self.fresh(step.range.len()),
-                _ => self.poison(step.range, 0xa5),
+                Kind::Write => self.fresh(step.range.len())?,
+                _ => self.poison(step.range, 0xa5)?,
             };
             let whole = [bytes.len()];
             let cut = if step.cut.is_empty() { &whole[..] } else { &step.cut };
@@ -249,23 +265,25 @@ impl<'a> Checker<'a> {
             lent = Some(buffers);
         }
         let asked = Asked::new(step.kind, step.range, step.flags, lent.as_ref());
-        Ok((Ask { asked, lent, enough: step.enough }, bytes))
+        Ok((Ask::new(asked, lent, step.enough)?, bytes))
     }
 
     /// Bytes that were not there before, none of them zero.
-    fn fresh(&mut self, length: u64) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(length as usize + 8);
+    fn fresh(&mut self, length: u64) -> Result<Vec<u8>> {
+        let mut bytes = room::with_capacity(length as usize + 8)?;
         while (bytes.len() as u64) < length {
             let eight = self.random.draw().to_le_bytes();
             bytes.extend(eight.map(|byte| byte | u8::from(byte == 0)));
         }
         bytes.truncate(length as usize);
-        bytes
+        Ok(bytes)
     }
 
     /// Bytes each of which differs from what is to be read in its place.
-    fn poison(&self, range: ByteRange, with: u8) -> Vec<u8> {
-        self.model.expected(range).iter().map(|byte| byte ^ with).collect()
+    fn poison(&self, range: ByteRange, with: u8) -> Result<Vec<u8>> {
+        let mut bytes = room::copied(self.model.expected(range))?;
+        bytes.iter_mut().for_each(|byte| *byte ^= with);
+        Ok(bytes)
     }
 
     fn settle(
@@ -281,11 +299,11 @@ impl<'a> Checker<'a> {
             Fate::Ended { result, lent, reply } => {
                 seen.result = Some(result);
                 seen.reply = reply;
-                self.take_result(step, &asked, &seen.bytes, result);
+                self.take_result(step, &asked, &seen.bytes, result)?;
                 if let Some(lent) = lent {
-                    let after = lent.contents();
-                    self.check_buffers(&asked, &lent, seen.bytes == after);
+                    self.check_buffers(&asked, &lent, &seen.bytes);
                     if step.kind == Kind::Read && result.is_ok() {
+                        let after = lent.contents()?;
                         let plain = alone && step.cut.is_empty() && step.placement == Placement::Pages;
                         if let Some(judge) = step.judge {
                             self.compare(&asked, &after, &judge, plain)?;
@@ -302,7 +320,7 @@ impl<'a> Checker<'a> {
                     "it was taken and not completed within the timeout",
                 );
                 if step.kind.changes_data() {
-                    self.model.haunt(step.range);
+                    self.model.haunt(step.range)?;
                 }
             }
             // Without what is out there may well be no room.
@@ -318,7 +336,7 @@ impl<'a> Checker<'a> {
     }
 
     /// What a request has changed, and whether it was allowed to fail.
-    fn take_result(&mut self, step: &Step, asked: &Asked, bytes: &[u8], result: IoResult) {
+    fn take_result(&mut self, step: &Step, asked: &Asked, bytes: &[u8], result: IoResult) -> Result<()> {
         match (step.kind, result) {
             // What a read-only device holds stays what it is, whatever it says.
             (Kind::Write | Kind::Zero, Ok(())) if self.limits.read_only => {
@@ -327,7 +345,7 @@ impl<'a> Checker<'a> {
             (kind, _) if kind.changes_data() && self.limits.read_only => {}
             (kind, Err(errno)) => {
                 if kind.changes_data() {
-                    self.model.forget(step.range);
+                    self.model.forget(step.range)?;
                 }
                 if let Some(rule) = step.fails {
                     // A device that fails what it pleases breaks this, not the limit that is being tried.
@@ -335,19 +353,20 @@ impl<'a> Checker<'a> {
                     self.findings.of(rule, asked, "success", failed(errno));
                 }
             }
-            (Kind::Write, Ok(())) => self.model.set(step.range, bytes),
-            (Kind::Zero, Ok(())) => self.model.set_zero(step.range),
+            (Kind::Write, Ok(())) => self.model.set(step.range, bytes)?,
+            (Kind::Zero, Ok(())) => self.model.set_zero(step.range)?,
             (Kind::Discard, Ok(())) if !self.device.supports(Kind::Discard) => {}
-            (Kind::Discard, Ok(())) if self.limits.discard_zeroes => self.model.set_zero(step.range),
-            (Kind::Discard, Ok(())) => self.model.forget(step.range),
+            (Kind::Discard, Ok(())) if self.limits.discard_zeroes => self.model.set_zero(step.range)?,
+            (Kind::Discard, Ok(())) => self.model.forget(step.range)?,
             _ => {}
         }
+        Ok(())
     }
 
-    fn check_buffers(&mut self, asked: &Asked, lent: &Lent, same: bool) {
+    fn check_buffers(&mut self, asked: &Asked, lent: &Lent, before: &[u8]) {
         let (rule, changed) = match asked.kind {
             Kind::Read => (Rule::ReadKeepsToBuffers, false),
-            _ => (Rule::WriteKeepsBuffers, !same),
+            _ => (Rule::WriteKeepsBuffers, !lent.holds(before)),
         };
         if !lent.guards_are_whole() {
             self.findings.of(
@@ -365,32 +384,21 @@ impl<'a> Checker<'a> {
     fn compare(&mut self, asked: &Asked, read: &[u8], judge: &Judge, plain: bool) -> Result<(), Stop> {
         let start = asked.range.offset();
         let expected = self.model.expected(asked.range);
-        let known = self.model.known(asked.range);
-        let within = |part: ByteRange| (part.offset() - start) as usize..(part.end() - start) as usize;
-        let differing: Vec<u64> = known
-            .iter()
-            .filter(|part| read[within(**part)] != expected[within(**part)])
-            .flat_map(|part| part.offset()..part.end())
-            .filter(|at| read[(at - start) as usize] != expected[(at - start) as usize])
-            .collect();
-        let Some(first) = differing.first().copied() else { return Ok(()) };
-        let byte = |bytes: &[u8]| bytes[(first - start) as usize];
+        let known = self.model.known(asked.range)?;
+        let Some(at) = differing(asked.range, &known, read, expected).next() else { return Ok(()) };
+        let count = differing(asked.range, &known, read, expected).count();
+        let first = start + at as u64;
         let came = format!(
             "the byte at offset {first} reads {:#04x}, not {:#04x}; {} in all",
-            byte(read),
-            byte(expected),
-            differ(differing.len())
+            read[at],
+            expected[at],
+            differ(count)
         );
-        let untouched = differing.iter().all(|at| {
-            let at = (at - start) as usize;
-            read[at] == expected[at] ^ 0xa5
-        });
-        if untouched && plain && self.leaves_buffers(asked, &differing)? {
+        let untouched =
+            differing(asked.range, &known, read, expected).all(|at| read[at] == expected[at] ^ 0xa5);
+        if untouched && plain && self.leaves_buffers(asked, &known, read)? {
             let expected = "all of its buffers to be filled";
-            let came = format!(
-                "from offset {first} on it left them as they were; {} in all",
-                differ(differing.len())
-            );
+            let came = format!("from offset {first} on it left them as they were; {} in all", differ(count));
             self.findings.of(Rule::ReadFills, asked, expected, came);
             return Ok(());
         }
@@ -406,7 +414,7 @@ impl<'a> Checker<'a> {
         // What an unusual request reads says little about what the device holds.
         if plain {
             for part in known {
-                self.model.set(part, &read[within(part)]);
+                self.model.set(part, &read[within(asked.range, part)])?;
             }
         }
         Ok(())
@@ -432,21 +440,18 @@ impl<'a> Checker<'a> {
         self.device.supports(kind) && !broken.iter().any(|rule| self.findings.has(*rule))
     }
 
-    /// Whether these bytes, when they are read again into other bytes, are left as they are once more.
-    fn leaves_buffers(&mut self, asked: &Asked, differing: &[u64]) -> Result<bool, Stop> {
-        let poison = self.poison(asked.range, 0x5a);
+    /// Whether the bytes that were read wrong, when they are read again into other bytes, are left as they are once more.
+    fn leaves_buffers(&self, asked: &Asked, known: &[ByteRange], before: &[u8]) -> Result<bool, Stop> {
+        let poison = self.poison(asked.range, 0x5a)?;
         let lent = Lent::new(&[poison.len()], self.limits.memory_alignment as usize, Placement::Pages)?;
         lent.fill(&poison);
         let again = Asked::new(Kind::Read, asked.range, Flags::default(), Some(&lent));
-        let ask = Ask { asked: again, lent: Some(lent), enough: 0 };
-        let fate = self.line.run(vec![ask], &|| ()).pop();
+        let ask = Ask::new(again, Some(lent), 0)?;
+        let fate = self.send(vec![ask], &|| ())?.pop();
         let Some(Fate::Ended { result: Ok(()), lent: Some(lent), .. }) = fate else { return Ok(false) };
-        let read = lent.contents();
-        let start = asked.range.offset();
-        Ok(differing.iter().all(|at| {
-            let at = (at - start) as usize;
-            read[at] == poison[at]
-        }))
+        let read = lent.contents()?;
+        let expected = self.model.expected(asked.range);
+        Ok(differing(asked.range, known, before, expected).all(|at| read[at] == poison[at]))
     }
 
     /// Reads a range in pieces and compares it with what is known.
@@ -492,7 +497,7 @@ impl<'a> Checker<'a> {
     /// Holds an answer about extents to the form that it must have; the extents that make sense.
     fn check_reply(&mut self, seen: Seen) -> (Asked, Vec<Extent>) {
         let Seen { asked, reply, .. } = seen;
-        let Reply { extents, empty, enough, too_many } = reply;
+        let Reply { extents, empty, enough, too_many, is_cut: _ } = reply;
         let is_enough = extents.len() >= enough.min(super::seat::MOST_EXTENTS);
         if empty > 0 {
             let came = format_args!("{empty} of length 0");
@@ -540,6 +545,26 @@ pub(super) fn pieces(range: ByteRange, size: u64) -> impl Iterator<Item = ByteRa
         let start = range.offset() + index * size;
         ByteRange::between(start, range.end().min(start + size))
     })
+}
+
+/// Where a part of a range lies in what was read of it.
+fn within(range: ByteRange, part: ByteRange) -> std::ops::Range<usize> {
+    (part.offset() - range.offset()) as usize..(part.end() - range.offset()) as usize
+}
+
+/// The bytes of a range that are not what is expected, of those that are known, in order.
+fn differing(
+    range: ByteRange,
+    known: &[ByteRange],
+    read: &[u8],
+    expected: &[u8],
+) -> impl Iterator<Item = usize> {
+    known
+        .iter()
+        .map(move |part| within(range, *part))
+        .filter(move |part| read[part.clone()] != expected[part.clone()])
+        .flatten()
+        .filter(move |at| read[*at] != expected[*at])
 }
 
 fn differ(count: usize) -> String {

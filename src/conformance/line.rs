@@ -4,7 +4,7 @@ use super::Asked;
 use super::memory::Lent;
 use super::seat::{Ended, Odd, Reply, Seat};
 use crate::clock::{self, Nanos};
-use crate::device::{Answer, Client, Device, Request, Token};
+use crate::device::{Answer, Client, Device, IoVec, Request, Token};
 use crate::error::{Errno, Error, IoResult, Result};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -18,9 +18,17 @@ const KICKED: u64 = 4;
 /// A request to send.
 pub(super) struct Ask {
     pub(super) asked: Asked,
-    pub(super) lent: Option<Lent>,
+    lent: Option<Lent>,
+    iov: Vec<IoVec>,
     /// How many extents are enough.
-    pub(super) enough: usize,
+    enough: usize,
+}
+
+impl Ask {
+    pub(super) fn new(asked: Asked, lent: Option<Lent>, enough: usize) -> Result<Self> {
+        let iov = lent.as_ref().map(Lent::iov).transpose()?.unwrap_or_default();
+        Ok(Self { asked, lent, iov, enough })
+    }
 }
 
 /// What became of a request.
@@ -52,7 +60,7 @@ impl Line {
             )
         })?;
         let client = place.client();
-        let seat = Arc::new(Seat::new(device.core(), client, place.base()));
+        let seat = Arc::new(Seat::new(device.core(), client, place.base())?);
         let line = Self {
             device: device.clone(),
             seat: Arc::clone(&seat),
@@ -101,15 +109,10 @@ impl Line {
 
     /// The slot of a request that was taken; `None` if it was not.
     fn offer(&self, ask: Ask) -> Option<u16> {
-        let slot = self.seat.take(ask.asked, ask.lent, ask.enough)?;
-        let iov = self.seat.iov(slot);
-        let request = Request {
-            kind: ask.asked.kind,
-            range: ask.asked.range,
-            flags: ask.asked.flags,
-            iov: &iov,
-            from: None,
-        };
+        let Ask { asked, lent, iov, enough } = ask;
+        let slot = self.seat.take(asked, lent, enough)?;
+        let Asked { kind, range, flags, .. } = asked;
+        let request = Request { kind, range, flags, iov: &iov, from: None };
         let patience = Clock::new(self.patience * KICKED);
         loop {
             let seen = self.seat.news();

@@ -9,6 +9,8 @@
 //! what the device must hold, `stages` are what is tried. The requests follow from the seed; only what several threads do
 //! at a time, and how long the device takes, does not.
 //!
+//! Memory that runs out ends the check with `ENOMEM` and is nobody's broken rule.
+//!
 //! A device that never completes a request is left alone after a few: the memory of those requests stays with the device
 //! until that is dropped.
 
@@ -17,6 +19,7 @@ mod finding;
 mod line;
 mod memory;
 mod model;
+mod room;
 mod rule;
 mod seat;
 mod stages;
@@ -117,7 +120,7 @@ impl Report {
 /// A device that keeps no data (a null device) is told to break what it breaks.
 ///
 /// `EINVAL` without `destroy` and for a `max_bytes` that makes no sense; `EBUSY` if a filter or a job uses the device, or an
-/// earlier check has requests out; `ENOMEM`.
+/// earlier check has requests out; `ENOMEM`, after which what the device holds is lost all the same.
 pub fn check(device: &Device, options: &Options, found: &mut dyn FnMut(&Finding)) -> Result<Report> {
     options.check()?;
     let mut checker = Checker::new(device, options, Findings::new(found))?;

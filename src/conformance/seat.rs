@@ -5,8 +5,9 @@
 
 use super::Asked;
 use super::memory::Lent;
+use super::room;
 use crate::device::{Client, DeviceCore, Extent, Followup, Refused, SlotState, Wake};
-use crate::error::{Errno, IoResult};
+use crate::error::{self, Errno, IoResult};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -71,6 +72,8 @@ pub(super) struct Reply {
     pub(super) enough: usize,
     /// Told after that.
     pub(super) too_many: usize,
+    /// There was no memory for all of them.
+    pub(super) is_cut: bool,
 }
 
 /// What became of a request that was completed.
@@ -125,15 +128,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Seat {
-    pub(super) fn new(core: &Arc<DeviceCore>, index: u8, base: u64) -> Self {
-        let slot = || Slot { state: SlotState::new(base), work: Mutex::default() };
-        Self {
-            slots: (0..SLOTS).map(|_| slot()).collect(),
+    pub(super) fn new(core: &Arc<DeviceCore>, index: u8, base: u64) -> error::Result<Self> {
+        let mut slots = room::with_capacity(SLOTS)?;
+        slots.resize_with(SLOTS, || Slot { state: SlotState::new(base), work: Mutex::default() });
+        Ok(Self {
+            slots: slots.into_boxed_slice(),
             next: AtomicUsize::new(0),
             news: Mutex::default(),
             changed: Condvar::new(),
             exit: Arc::new(Exit { core: Arc::downgrade(core), index, left: AtomicBool::new(false) }),
-        }
+        })
     }
 
     /// Takes a slot for a request; `None` if all are taken.
@@ -150,11 +154,6 @@ impl Seat {
             }
         }
         None
-    }
-
-    /// The buffers of a request that is about to be sent.
-    pub(super) fn iov(&self, slot: u16) -> Vec<crate::device::IoVec> {
-        lock(&self.slots[usize::from(slot)].work).lent.as_ref().map(Lent::iov).unwrap_or_default()
     }
 
     /// Opens the slot for its request; the generation is for the token.
@@ -317,12 +316,12 @@ impl Client for Seat {
         let most = reply.enough.min(MOST_EXTENTS);
         if extent.length == 0 {
             reply.empty += 1;
-        } else if reply.extents.len() < most {
-            reply.extents.push(extent);
+        } else if reply.extents.len() < most && !reply.is_cut {
+            reply.is_cut = room::push(&mut reply.extents, extent).is_err();
         } else {
             reply.too_many += 1;
         }
-        Ok(reply.extents.len() < most)
+        Ok(reply.extents.len() < most && !reply.is_cut)
     }
 
     fn room(&self) -> Followup {

@@ -3,6 +3,7 @@
 use super::super::checker::{Checker, Judge, Seen, Step, Stop, failed, pieces};
 use super::super::line::{Ask, Fate, Line};
 use super::super::memory::{Lent, Placement};
+use super::super::room;
 use super::super::{Asked, Rule};
 use super::{Skip, judge, read};
 use crate::device::{Flags, Kind};
@@ -45,7 +46,7 @@ fn two_at_a_time(checker: &mut Checker<'_>, one: ByteRange, other: ByteRange) ->
         return Ok(());
     }
     let both = one.intersection(other);
-    checker.model.forget(both);
+    checker.model.forget(both)?;
     let after = checker.one(read(both, Rule::Overlaps))?;
     if !after.is_well() || !checker.trusts(Kind::Read) {
         return Ok(());
@@ -63,14 +64,14 @@ fn two_at_a_time(checker: &mut Checker<'_>, one: ByteRange, other: ByteRange) ->
         let expected = format!("bytes of this write or of the {} at the same time", seen[1].asked);
         checker.findings.of(Rule::Overlaps, &seen[0].asked, expected, came);
     }
-    checker.model.set(both, &after.bytes);
+    checker.model.set(both, &after.bytes)?;
     let all = ByteRange::between(one.offset(), other.end());
     checker.verify(all, judge(all, Rule::Overlaps, Rule::Overlaps, Some(seen[1].asked)))
 }
 
 fn read_while_written(checker: &mut Checker<'_>, range: ByteRange) -> Result<(), Stop> {
-    let before = checker.model.expected(range).to_vec();
-    let known = checker.model.known(range) == [range];
+    let before = room::copied(checker.model.expected(range))?;
+    let known = checker.model.known(range)? == [range];
     let loose = Step { judge: None, ..Step::new(Kind::Read, range) };
     let seen = checker.run(&[Step::new(Kind::Write, range), loose])?;
     if known && checker.trusts(Kind::Read) && seen.iter().all(Seen::is_well) {
@@ -165,12 +166,12 @@ pub(super) fn threads(checker: &mut Checker<'_>) -> Result<Skip, Stop> {
     checker.requests += THREADS * TURNS;
     let mut in_vain = false;
     for (block, trouble) in blocks.iter().zip(troubles) {
-        checker.model.forget(*block);
+        checker.model.forget(*block)?;
         let Some(Trouble { rule, asked, came }) = trouble else { continue };
         let rule = if rule == Rule::Parallel { checker.root(rule) } else { rule };
         in_vain |= rule == Rule::Answers;
         if rule == Rule::Answers && asked.kind.changes_data() {
-            checker.model.haunt(asked.range);
+            checker.model.haunt(asked.range)?;
         }
         checker.findings.of(
             rule,
@@ -189,7 +190,7 @@ pub(super) fn threads(checker: &mut Checker<'_>) -> Result<Skip, Stop> {
 /// One thread's writes and reads of its own block.
 fn take_turns(line: &Line, block: ByteRange, seed: u64, alignment: usize) -> Option<Trouble> {
     let mut random = Random::new(seed);
-    let mut bytes = vec![0; block.len() as usize];
+    let mut bytes = room::zeroed(block.len() as usize).ok()?;
     for turn in 0..TURNS {
         let kind = if turn % 2 == 0 { Kind::Write } else { Kind::Read };
         if kind == Kind::Write {
@@ -200,12 +201,11 @@ fn take_turns(line: &Line, block: ByteRange, seed: u64, alignment: usize) -> Opt
             lent.fill(&bytes);
         }
         let asked = Asked::new(kind, block, Flags::default(), Some(&lent));
-        let ask = Ask { asked, lent: Some(lent), enough: 0 };
+        let ask = Ask::new(asked, Some(lent), 0).ok()?;
         let trouble = |rule, came| Some(Trouble { rule, asked, came });
         match line.run(vec![ask], &|| ()).pop() {
             Some(Fate::Ended { result: Err(errno), .. }) => return trouble(Rule::Succeeds, failed(errno)),
-            Some(Fate::Ended { lent: Some(lent), .. }) if kind == Kind::Write || lent.contents() == bytes => {
-            }
+            Some(Fate::Ended { lent: Some(lent), .. }) if kind == Kind::Write || lent.holds(&bytes) => {}
             Some(Fate::Ended { .. }) => {
                 return trouble(Rule::Parallel, "it read other bytes than it wrote".to_owned());
             }

@@ -15,14 +15,14 @@ pub(super) fn promises(checker: &mut Checker<'_>) -> Result<Skip, Stop> {
     for window in windows(checker) {
         for piece in pieces(window, checker.plain()) {
             if checker.device.reads_zero() {
-                checker.model.set_zero(piece);
+                checker.model.set_zero(piece)?;
                 checker.one(read(piece, Rule::ReadsZero))?;
                 continue;
             }
             let seen = checker.one(Step { judge: None, ..Step::new(Kind::Read, piece) })?;
             if seen.is_well() {
                 // A second read, into other bytes, shows what was not filled.
-                checker.model.set(piece, &seen.bytes);
+                checker.model.set(piece, &seen.bytes)?;
                 checker.one(read(piece, Rule::ReadsSame))?;
             }
         }

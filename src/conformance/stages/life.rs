@@ -87,7 +87,7 @@ pub(super) fn truncate(checker: &mut Checker<'_>) -> Result<Skip, Stop> {
         return Ok(None);
     }
     checker.device.core().set_length(after);
-    checker.model.grow(after);
+    checker.model.grow(after)?;
     let tail = ByteRange::between(before / unit * unit, after);
     checker.inspect(&seen.asked, tail, Rule::Truncate, Rule::Truncate)?;
     let step = Step { fails: Some(Rule::Truncate), ..Step::new(Kind::Write, tail) };
@@ -95,7 +95,7 @@ pub(super) fn truncate(checker: &mut Checker<'_>) -> Result<Skip, Stop> {
     let back = checker.one(Step { fails: None, ..to(before) })?;
     if back.is_well() {
         checker.device.core().set_length(before);
-        checker.model.shrink(before);
+        checker.model.shrink(before)?;
         let end = ByteRange::between(before.saturating_sub(1) / unit * unit, before);
         checker.inspect(&back.asked, end, Rule::Truncate, Rule::Truncate)?;
     }

@@ -139,7 +139,7 @@ fn truthful(checker: &mut Checker<'_>, range: ByteRange) -> Result<(), Stop> {
         if flags.holds_data() || part.is_empty() {
             continue;
         }
-        let lie = if flags.zero { not_zero(checker, part)? } else { written(checker, part) };
+        let lie = if flags.zero { not_zero(checker, part)? } else { written(checker, part)? };
         if let Some(place) = lie {
             tell_lie(checker, &asked, part, flags.zero, place);
             return Ok(());
@@ -166,11 +166,11 @@ fn not_zero(checker: &mut Checker<'_>, range: ByteRange) -> Result<Option<u64>, 
 }
 
 /// The first byte in the range that was written and is not zero.
-fn written(checker: &Checker<'_>, range: ByteRange) -> Option<u64> {
-    checker.model.known(range).into_iter().find_map(|part| {
+fn written(checker: &Checker<'_>, range: ByteRange) -> Result<Option<u64>, Stop> {
+    Ok(checker.model.known(range)?.into_iter().find_map(|part| {
         let found = checker.model.expected(part).iter().position(|byte| *byte != 0)?;
         Some(part.offset() + found as u64)
-    })
+    }))
 }
 
 /// Rounded out to what can be read: extents may begin and end anywhere.

@@ -1,6 +1,9 @@
 //! What the tests share: the module, scratch disks, and a run of a mirror with a guest.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod device;
+pub mod world;
+
 use blkmirror_wasm::constants::EVENT_COMPLETED;
 use blkmirror_wasm::disks::{Host, Live};
 use blkmirror_wasm::guest::Guest;
