@@ -5,7 +5,7 @@
 
 use super::guard;
 use crate::error::{Errno, Error, Result};
-use crate::reserve;
+use crate::reserve::{self, Need};
 use std::alloc::Layout;
 use std::ffi::c_void;
 use std::ptr;
@@ -18,6 +18,8 @@ use std::ptr;
 pub extern "C" fn mirror_wasm_alloc(size: usize, align: usize) -> *mut c_void {
     let mut block = ptr::null_mut();
     guard::unit("mirror_wasm_alloc", || {
+        // Whoever takes memory before anything else leaves the reserve, without which there would be no words for the end.
+        let _ = reserve::demand(Need::Make);
         let layout = layout(size, align)?;
         // SAFETY: the layout has a size.
         block = reserve::may_fail(|| unsafe { std::alloc::alloc(layout) }).cast::<c_void>();

@@ -3,7 +3,7 @@
 use super::IoVec;
 use crate::error::{Errno, Error, Result};
 use crate::reserve;
-use once_cell::sync::Lazy;
+use once_cell::sync::OnceCell;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
@@ -115,8 +115,10 @@ pub(crate) fn most_zeroes(max_transfer: u64, max_iov: u32) -> u64 {
 
 /// Appends buffers that hold `length` zeroes.
 pub(crate) fn zeroes(length: u64, iov: &mut Vec<IoVec>) -> Result<(), Errno> {
-    static BLOCK: Lazy<Option<AlignedBuffer>> = Lazy::new(|| AlignedBuffer::new(ZEROES, ZEROES).ok());
-    let block = BLOCK.as_ref().ok_or(Errno::ENOMEM)?;
+    static BLOCK: OnceCell<AlignedBuffer> = OnceCell::new();
+    // Where there is no memory for it now, there may be later.
+    let block =
+        BLOCK.get_or_try_init(|| AlignedBuffer::new(ZEROES, ZEROES)).map_err(|error: Error| error.errno())?;
     let mut left = length;
     while left > 0 {
         let part = left.min(ZEROES as u64);
