@@ -22,6 +22,8 @@ use crate::bitmap::Tracking;
 use crate::clock::Nanos;
 use crate::error::IoResult;
 use crate::range::{ByteRange, ChunkRange};
+use crate::reserve;
+use std::collections::TryReserveError;
 
 /// Most carried guest requests at a time. Each costs some hundred bytes; a guest has rarely as many.
 pub(super) const MAX_GUESTS: usize = 1024;
@@ -181,6 +183,14 @@ impl Guests {
         &mut self.slots[usize::from(index)].queue
     }
 
+    fn provide(&mut self) -> Result<(), TryReserveError> {
+        if self.free.is_empty() {
+            self.slots.try_reserve(1)?;
+        }
+        self.free.try_reserve(self.slots.len() + 1 - self.free.len())?;
+        self.slots.iter_mut().try_for_each(|op| op.queue.dependents.try_reserve(1))
+    }
+
     fn take_slot(&mut self, request: GuestRequest, chunks: ChunkRange) -> u16 {
         let state = GuestState::Waiting;
         if let Some(index) = self.free.pop() {
@@ -194,16 +204,41 @@ impl Guests {
 }
 
 impl Engine {
-    /// Whether another guest request can be submitted now; else the driver keeps it until one is done.
+    /// Whether another guest request can be submitted now; else the driver keeps it until one is done. Where memory has an
+    /// end, room is made for all that comes of it; if there is none, the guest waits for others, if there are any.
     #[must_use]
-    pub fn has_guest_room(&self) -> bool {
-        (self.guests.count() as usize) < MAX_GUESTS
+    pub fn has_guest_room(&mut self) -> bool {
+        let count = self.guests.count() as usize;
+        let has_memory = |engine: &mut Self| reserve::may_fail(|| engine.provide_for_guest()).is_ok();
+        count < MAX_GUESTS && (!cfg!(target_family = "wasm") || count == 0 || has_memory(self))
+    }
+
+    /// Memory for whatever another guest is added to: it may have to wait for everybody, and everybody may be done at once.
+    fn provide_for_guest(&mut self) -> Result<(), TryReserveError> {
+        let most = self.guests.count() as usize + 1;
+        self.guests.provide()?;
+        self.ops.provide_for_dependent()?;
+        self.outbox.requests.try_reserve(2 * most)?;
+        self.outbox.guests_done.try_reserve(most)
+    }
+
+    /// The operation that the next guest request will be.
+    #[must_use]
+    pub fn next_guest(&self) -> OpId {
+        let fresh = self.guests.slots.len() as u16;
+        OpId::guest(self.guests.free.last().copied().unwrap_or(fresh))
+    }
+
+    /// Requests that are out, or about to be, at most.
+    #[must_use]
+    pub fn most_out(&self) -> usize {
+        2 * self.guests.count() as usize + self.ops.in_flight() as usize
     }
 
     /// A guest write, zero or discard, accepted by the filter while writes are carried. It is answered once, through
     /// [`super::Outbox::guests_done`], whatever becomes of the job (SPEC G-9). Only with [`Engine::has_guest_room`].
     pub fn submit_guest(&mut self, request: GuestRequest) {
-        debug_assert!(self.has_guest_room() && !request.range.is_empty());
+        debug_assert!((self.guests.count() as usize) < MAX_GUESTS && !request.range.is_empty());
         let chunks = self.geometry.touched(request.range);
         let index = self.guests.take_slot(request, chunks);
         self.unplan_overlapping(chunks);

@@ -213,6 +213,17 @@ impl Engine {
         u64::from(self.ops.buffers()) * self.settings.buffer_unit
     }
 
+    /// Most operations of the job's own at a time, the reservation among them.
+    #[must_use]
+    pub fn most_operations(&self) -> u16 {
+        let settings = &self.settings;
+        // What isn't copied through buffers is limited by itself, unless the target copies.
+        let limit = self.ops.buffers().saturating_add(settings.max_others);
+        let most =
+            if self.target.copies { settings.max_in_flight } else { settings.max_in_flight.min(limit) };
+        (most + 1).min(options::MAX_IN_FLIGHT) as u16
+    }
+
     /// Bytes in one of the buffers that [`Segment`]s count.
     #[must_use]
     pub fn buffer_unit(&self) -> u64 {

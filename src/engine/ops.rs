@@ -7,6 +7,7 @@ use super::outbox::OpId;
 use super::window::Stamp;
 use crate::error::{Errno, Error, Result};
 use crate::range::{ByteRange, ChunkRange, Geometry};
+use std::collections::TryReserveError;
 
 /// What a background operation waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,6 +233,11 @@ impl Ops {
             }
         }
         count
+    }
+
+    /// Room for another to wait for each.
+    pub(super) fn provide_for_dependent(&mut self) -> Result<(), TryReserveError> {
+        self.slots.iter_mut().try_for_each(|op| op.queue.dependents.try_reserve(1))
     }
 
     pub(super) fn forget_dependent(&mut self, waiter: OpId) {

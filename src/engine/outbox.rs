@@ -37,7 +37,9 @@ impl OpId {
     /// How many there can be.
     pub const COUNT: usize = MAX_IN_FLIGHT as usize + super::guest::MAX_GUESTS;
 
-    pub(super) fn background(index: u16) -> Self {
+    /// One of the job's own, of which there are [`Engine::most_operations`](super::Engine::most_operations).
+    #[must_use]
+    pub fn background(index: u16) -> Self {
         debug_assert!(u32::from(index) < MAX_IN_FLIGHT);
         Self(index)
     }

@@ -27,6 +27,7 @@ use crate::clock::Nanos;
 use crate::device::Limits;
 use crate::error::Result;
 use crate::range::{ByteRange, ChunkRange, Geometry};
+use crate::reserve;
 use std::collections::VecDeque;
 
 /// Pieces that one round starts or skips at most; then the driver gets to see its completions (SPEC C-10).
@@ -299,7 +300,12 @@ impl Engine {
 
     /// Splits a run by what the source says of it. What isn't covered by the answer, or is too small or not rounded
     /// to the target's units, is copied (SPEC C-3, C-4, D-6).
+    ///
+    /// Where there is no memory for a long plan it is a short one.
     pub(super) fn plan_run(&mut self, run: ChunkRange, extents: &[Extent]) {
+        let most = 2 * extents.len() + 1;
+        let has_room = reserve::may_fail(|| self.scan.plan.try_reserve(most)).is_ok();
+        let extents = if has_room { extents } else { &[] };
         let bytes = self.geometry.bytes(run);
         let mut at = bytes.offset();
         let mut planned = run.start;

@@ -76,6 +76,11 @@ impl Core {
         Traffic { writes: self.slots.changes(), bounce_copies: self.bounce.copies() }
     }
 
+    /// More than the number of any request of a guest's so far.
+    pub(crate) fn slots_made(&self) -> usize {
+        self.slots.made()
+    }
+
     pub(crate) fn set_carry(&self, carry: bool) {
         self.gate.set_carry(carry);
     }

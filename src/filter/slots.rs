@@ -254,6 +254,11 @@ impl Slots {
         self.all().map(|(_, slot)| slot.changes.load(Ordering::Relaxed)).sum()
     }
 
+    /// How many there are.
+    pub(super) fn made(&self) -> usize {
+        self.made_count.load(Ordering::Acquire)
+    }
+
     /// Every slot that was ever made.
     pub(super) fn all(&self) -> impl Iterator<Item = (u16, &Slot)> {
         let made = self.made_count.load(Ordering::Acquire) as u32;

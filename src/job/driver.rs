@@ -9,6 +9,7 @@
 //! its side and is offered again when something has completed, or after [`RETRY_NS`].
 
 mod given_up;
+mod provisions;
 
 use super::buffers::Buffers;
 use super::parts::Parts;
@@ -221,7 +222,7 @@ impl Driver {
             }
             engine.complete(op, side, result, zeroes, &self.extents);
         }
-        while engine.has_guest_room() {
+        while self.has_guest_room(shared, &mut engine) {
             let Some(index) = shared.inbox.pop() else { break };
             if self.ending {
                 // It was on its way when the job let go of the filter: another job may be there, and must hear of it.

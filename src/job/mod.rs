@@ -137,13 +137,15 @@ impl Job {
         let settings = options.check(source.length(), source.limits(), target.limits())?;
         let name = Name::take(options.id.as_deref())?;
         let target_claim = target.core().claim_as_target()?;
-        let engine = Engine::new(
+        let mut engine = Engine::new(
             name.as_str().to_owned(),
             settings,
             side_info(&source, target),
             side_info(target, &source),
         )?;
         let mut driver = Driver::new(&engine, &source, target)?;
+        let requests = Requests::new();
+        driver.provide(&requests, &mut engine)?;
         let core = Arc::clone(filter.core());
         let [source, target] = [&source, target].map(|device| device.with_lane(driver.memory()));
         driver.set_devices(&source, &target);
@@ -154,7 +156,7 @@ impl Job {
             turns: Turns::new(driver),
             now: AtomicU64::new(0),
             clock: ArcSwapOption::from_pointee(clock),
-            requests: Requests::new(),
+            requests,
             inbox: SegQueue::new(),
             links,
             filter: Arc::clone(&core),

@@ -3,11 +3,13 @@
 //! The table is made in pages, as many as slots are used: their numbers are far apart, and a table of all of them would be
 //! a large block of memory that has to be had in the middle of a poll.
 
+use std::collections::TryReserveError;
+
 const PAGE: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Parts<T> {
-    pages: Vec<Option<Box<[Option<T>; PAGE]>>>,
+    pages: Vec<Option<Box<[Option<T>]>>>,
 }
 
 impl<T> Parts<T> {
@@ -20,8 +22,24 @@ impl<T> Parts<T> {
         if self.pages.len() <= page {
             self.pages.resize_with(page + 1, || None);
         }
-        let page = self.pages[page].get_or_insert_with(|| Box::new([const { None }; PAGE]));
+        let page = self.pages[page].get_or_insert_with(|| (0..PAGE).map(|_| None).collect());
         page[place] = Some(part);
+    }
+
+    /// Makes a slot's page beforehand, so that `put` takes no memory.
+    pub(super) fn provide(&mut self, slot: u16) -> Result<(), TryReserveError> {
+        let (page, _) = place_of(slot);
+        if self.pages.len() <= page {
+            self.pages.try_reserve(page + 1 - self.pages.len())?;
+            self.pages.resize_with(page + 1, || None);
+        }
+        if self.pages[page].is_none() {
+            let mut made = Vec::new();
+            made.try_reserve_exact(PAGE)?;
+            made.resize_with(PAGE, || None);
+            self.pages[page] = Some(made.into_boxed_slice());
+        }
+        Ok(())
     }
 
     pub(super) fn get_mut(&mut self, slot: u16) -> Option<&mut T> {
@@ -55,6 +73,8 @@ mod tests {
     fn what_is_put_in_a_slot_is_found_there_until_it_is_taken() {
         let mut parts = Parts::new();
         assert_eq!(parts.get_mut(4095), None);
+        parts.provide(63).expect("memory");
+        assert_eq!(parts.iter().count(), 0);
         for slot in [4095, 0, 63, 64, 2048] {
             parts.put(slot, slot);
         }

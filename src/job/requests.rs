@@ -7,6 +7,7 @@ use crate::engine::{OpId, Side};
 use crate::error::{Errno, IoResult};
 use crate::reserve;
 use once_cell::sync::OnceCell;
+use std::collections::TryReserveError;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Two for each operation, one at each side.
@@ -26,6 +27,12 @@ pub(super) struct RequestSlot {
     pub(super) state: SlotState,
     done: Link,
     told: Mutex<Told>,
+}
+
+impl RequestSlot {
+    fn new() -> Self {
+        Self { state: SlotState::new(0), done: Link::new(), told: Mutex::default() }
+    }
 }
 
 /// What a device has told for an extents request.
@@ -62,12 +69,21 @@ impl Requests {
     /// The slot, made if it wasn't used before.
     pub(super) fn make(&self, slot: u16) -> &RequestSlot {
         let (page, place) = (usize::from(slot) / PAGE, usize::from(slot) % PAGE);
-        let page = self.pages[page].get_or_init(|| {
-            (0..PAGE)
-                .map(|_| RequestSlot { state: SlotState::new(0), done: Link::new(), told: Mutex::default() })
-                .collect()
-        });
+        let page = self.pages[page].get_or_init(|| (0..PAGE).map(|_| RequestSlot::new()).collect());
         &page[place]
+    }
+
+    /// Makes a slot's page beforehand, so that `make` takes no memory.
+    pub(super) fn provide(&self, slot: u16) -> Result<(), TryReserveError> {
+        let page = &self.pages[usize::from(slot) / PAGE];
+        if page.get().is_none() {
+            let mut made = Vec::new();
+            made.try_reserve_exact(PAGE)?;
+            made.resize_with(PAGE, RequestSlot::new);
+            // Somebody else may have made it meanwhile.
+            let _ = page.set(made.into_boxed_slice());
+        }
+        Ok(())
     }
 
     fn get(&self, slot: u16) -> Option<&RequestSlot> {
@@ -88,10 +104,12 @@ impl Requests {
         self.completed.take(|index| &self.make(index).done, out);
     }
 
-    /// Moves what was told for an extents request to `out`.
+    /// Moves what was told for an extents request to `out`, which is empty, and whose memory the next are told in.
     pub(super) fn take_extents(&self, slot: u16, out: &mut Vec<Extent>) {
         let mut told = self.make(slot).told.lock().unwrap_or_else(PoisonError::into_inner);
-        out.append(&mut told.extents);
+        if !told.extents.is_empty() {
+            std::mem::swap(out, &mut told.extents);
+        }
         told.full = false;
     }
 

@@ -3,34 +3,17 @@
 mod common;
 
 use blkmirror_wasm::constants::{
-    COPY_BACKGROUND, COPY_WRITE_BLOCKING, ENOMEM, JOB_INLINE, PENDING, POLL_CONCLUDED, SYNC_FULL, SYNC_NONE,
-    WRITE_STABLE,
+    COPY_BACKGROUND, COPY_WRITE_BLOCKING, ENOMEM, JOB_INLINE, PENDING, SYNC_FULL, SYNC_NONE, WRITE_STABLE,
 };
-use blkmirror_wasm::disks::Callbacks;
-use blkmirror_wasm::layout::{DEVICE_LIMITS, DEVICE_OPS, EVENT, IOVEC, JOB_OPTIONS, Record};
-use blkmirror_wasm::module::{Failure, Module, Program, Result};
-use common::{MS, bare, program};
+use blkmirror_wasm::layout::{DEVICE_LIMITS, DEVICE_OPS, Record};
+use blkmirror_wasm::module::Program;
+use common::world::{Case, PAGE, World, check};
+use common::{MS, program};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use wasmtime::Func;
 
 const MIB: usize = 1 << 20;
-/// A page of a memory device.
-const PAGE: u64 = 64 << 10;
-
-/// A disk and a job to try.
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    /// Of null devices if there is nothing to keep, else of memory.
-    length: u64,
-    keeps: bool,
-    granularity: u64,
-    buf_size: u64,
-    copy_mode: u32,
-    in_flight: u32,
-    flags: u64,
-    max_io: u64,
-}
 
 fn cases() -> Vec<Case> {
     let small = Case {
@@ -42,6 +25,8 @@ fn cases() -> Vec<Case> {
         in_flight: 0,
         flags: 0,
         max_io: 0,
+        sync: SYNC_FULL,
+        writes: 50,
     };
     vec![
         small,
@@ -49,152 +34,10 @@ fn cases() -> Vec<Case> {
         Case { buf_size: 0, ..small },
         Case { flags: JOB_INLINE, copy_mode: COPY_WRITE_BLOCKING, ..small },
         Case { length: 3 << 20, granularity: 512, buf_size: 1 << 20, in_flight: 1024, ..small },
-        Case { length: 64 << 30, keeps: false, ..small },
-        Case { length: 1 << 40, keeps: false, granularity: 65536, ..small },
+        // Of devices that keep nothing only what guests write is copied.
+        Case { length: 64 << 30, keeps: false, sync: SYNC_NONE, ..small },
+        Case { length: 1 << 40, keeps: false, sync: SYNC_NONE, granularity: 65536, ..small },
     ]
-}
-
-/// What a call came to: its answer, or that there is no memory. Nothing else may come of it.
-fn check<T>(result: Result<T>, what: &str) -> Option<T> {
-    match result {
-        Ok(value) => Some(value),
-        Err(Failure::Refused { errno: ENOMEM, .. }) => None,
-        Err(error) => panic!("{what}: {error}"),
-    }
-}
-
-/// A world in limited memory. What the host itself needs of it is taken at the beginning.
-struct World {
-    module: Module,
-    done: u32,
-    out: u32,
-    /// A list of one buffer, and a block of it.
-    list: u32,
-    event: u32,
-    finished: u32,
-}
-
-const BLOCK: u32 = 16 << 10;
-
-impl World {
-    fn new(program: &Program, limit: usize) -> Self {
-        let mut module = bare(program, Some(limit));
-        let callbacks = Callbacks::add(&mut module).expect("a table that grows");
-        let out = module.alloc(8, 8).expect("room at the start");
-        let list = module.alloc(8 + BLOCK, 8).expect("room at the start");
-        let event = module.alloc(EVENT.size() as u32, 8).expect("room at the start");
-        let mut iov = Record::new(&IOVEC);
-        iov.set("base", (list + 8).into());
-        iov.set("len", BLOCK.into());
-        module.bytes(list, 8).expect("memory").copy_from_slice(&iov.bytes);
-        Self { module, done: callbacks.done, out, list, event, finished: 0 }
-    }
-
-    fn make(&mut self, what: &str, call: impl FnOnce(&mut Module, u32) -> Result<i32>) -> Option<u32> {
-        let out = self.out;
-        check(call(&mut self.module, out), what)?;
-        let bytes = self.module.bytes(out, 4).expect("memory");
-        Some(u32::from_le_bytes(bytes.try_into().expect("four bytes")))
-    }
-
-    fn device(&mut self, case: &Case) -> Option<u32> {
-        if case.keeps {
-            self.make("memory", |module, out| module.try_call("mirror_device_new_memory", (case.length, out)))
-        } else {
-            self.make("null", |module, out| {
-                module.try_call("mirror_device_new_null", (case.length, 0u32, out))
-            })
-        }
-    }
-
-    fn filter(&mut self, device: u32) -> Option<u32> {
-        self.make("filter", |module, out| module.try_call("mirror_filter_new", (device, out)))
-    }
-
-    fn job(&mut self, filter: u32, target: u32, case: &Case) -> Option<u32> {
-        let filled = self.module.fill(&JOB_OPTIONS, |module, options| {
-            module.try_call("mirror_job_options_init", (options, JOB_OPTIONS.size() as u32))
-        });
-        let (_, mut options) = check(filled, "options")?;
-        options.set("granularity", case.granularity);
-        options.set("buf_size", case.buf_size);
-        options.set("copy_mode", case.copy_mode.into());
-        options.set("max_in_flight", case.in_flight.into());
-        options.set("max_io", case.max_io);
-        // Of a device that keeps nothing only what guests write is copied.
-        options.set("sync", if case.keeps || case.max_io > 0 { SYNC_FULL } else { SYNC_NONE });
-        options.set("flags", options.number("flags") | case.flags);
-        let out = self.out;
-        let made = self.module.with(&options, |module, options| {
-            module.try_call("mirror_job_new", (filter, target, options, out))
-        });
-        check(made, "job")?;
-        let bytes = self.module.bytes(out, 4).expect("memory");
-        Some(u32::from_le_bytes(bytes.try_into().expect("four bytes")))
-    }
-
-    /// A guest's request of a block. Whether it was accepted; its outcome comes through `done`.
-    fn guest(&mut self, function: &str, filter: u32, offset: u64) -> bool {
-        self.guest_with(function, filter, offset, 0)
-    }
-
-    fn guest_with(&mut self, function: &str, filter: u32, offset: u64, flags: u32) -> bool {
-        let (list, done) = (self.list, self.done);
-        self.finished += 1;
-        let asked = self.module.try_call(function, (filter, offset, list, 1u32, flags, done, self.finished));
-        check(asked, function).is_some()
-    }
-
-    /// The outcomes so far, by number: 0 or -ENOMEM.
-    fn outcomes(&mut self) -> BTreeMap<u32, i32> {
-        let finished = std::mem::take(&mut self.module.host().finished);
-        assert!(finished.iter().all(|(_, result)| [0, -ENOMEM].contains(result)), "{finished:?}");
-        finished.into_iter().collect()
-    }
-
-    /// A read that must succeed, whatever else there is no memory for.
-    fn serves(&mut self, filter: u32, when: &str) {
-        self.outcomes();
-        for offset in [0, PAGE, 5 * PAGE] {
-            assert!(self.guest("mirror_filter_read", filter, offset), "a read is refused {when}");
-            let number = self.finished;
-            assert_eq!(self.outcomes().get(&number), Some(&0), "a read fails {when}");
-        }
-    }
-
-    /// Polls the job until it is over or has no memory, with a guest who writes meanwhile. Whether it is over, and how
-    /// it ended.
-    fn drive(&mut self, filter: u32, job: u32, case: &Case) -> Option<i32> {
-        let (wake, event) = (self.out, self.event);
-        let mut ended = None;
-        for step in 0..20_000_u64 {
-            let polled = check(self.module.try_call("mirror_job_poll", (job, step * MS + 1, wake)), "poll")?;
-            loop {
-                let mut record = Record::new(&EVENT);
-                self.module.bytes(event, record.bytes.len()).expect("memory").copy_from_slice(&record.bytes);
-                match check(self.module.try_call("mirror_job_next_event", (job, event)), "next_event") {
-                    Some(1) => {}
-                    _ => break,
-                }
-                record.bytes.copy_from_slice(self.module.bytes(event, EVENT.size()).expect("memory"));
-                match record.number("type") {
-                    2 => {
-                        let _ = check(self.module.try_call("mirror_job_complete", (job,)), "complete");
-                    }
-                    5 => ended = Some(record.int("result")),
-                    _ => {}
-                }
-            }
-            if polled == POLL_CONCLUDED {
-                return Some(ended.expect("an end is told"));
-            }
-            if step < 50 {
-                self.guest("mirror_filter_write", filter, step * 37 % (case.length / PAGE) * PAGE);
-            }
-            self.outcomes();
-        }
-        panic!("the job doesn't end: {case:?}");
-    }
 }
 
 /// What came of a case: how far it got.
@@ -367,6 +210,7 @@ fn a_thousand_requests_at_once_take_no_more_than_there_is() {
             in_flight: 1024,
             flags: inline,
             max_io: 8192,
+            ..cases()[0]
         };
         let (source, at_source) = slow_device(&mut world, case.length);
         let (target, at_target) = slow_device(&mut world, case.length);
@@ -421,4 +265,136 @@ fn a_thousand_requests_at_once_take_no_more_than_there_is() {
             assert!(done > before, "{} guests wait for ever", accepted as usize - done);
         }
     }
+}
+
+/// Completes what the devices hold; how many that was.
+fn complete_all(world: &mut World, devices: &[(u32, Tokens)]) -> usize {
+    let mut count = 0;
+    for (device, tokens) in devices {
+        let tokens = std::mem::take(&mut *tokens.lock().expect("one thread"));
+        for token in tokens {
+            world.module.try_call("mirror_device_complete", (*device, token, 0)).expect("it was out");
+            count += 1;
+        }
+    }
+    count
+}
+
+/// Guests by the hundred come to a job that has seen none, when there is no memory beside the reserve: each is refused, or
+/// done in the end.
+fn crowd(program: &Program, inline: u64, granularity: u64, spread: u64) {
+    let mut world = World::new(program, 4 * MIB);
+    let case = Case {
+        length: 1 << 30,
+        keeps: false,
+        granularity,
+        buf_size: 1 << 20,
+        copy_mode: COPY_WRITE_BLOCKING,
+        in_flight: 16,
+        flags: inline,
+        sync: SYNC_NONE,
+        ..cases()[0]
+    };
+    let devices = [slow_device(&mut world, case.length), slow_device(&mut world, case.length)];
+    let filter = world.filter(devices[0].0).expect("room for it");
+    // The filter has room for them from earlier times.
+    for request in 0..1500_u64 {
+        world.guest("mirror_filter_read", filter, request * PAGE % case.length);
+    }
+    complete_all(&mut world, &devices);
+    world.outcomes();
+    let job = world.job(filter, devices[1].0, &case).expect("room for it");
+    world.module.try_call("mirror_job_start", (job,)).expect("it starts");
+    let out = world.out;
+    let poll = |world: &mut World, now: u64| {
+        check(world.module.try_call("mirror_job_poll", (job, now, out)), "poll").is_some()
+    };
+    for now in 1..20 {
+        poll(&mut world, now);
+        complete_all(&mut world, &devices);
+    }
+    take_all(&mut world);
+    let (mut accepted, mut done, mut polls) = (0, 0, 0);
+    for request in 0..3000_u64 {
+        let at = request * spread % case.length;
+        accepted += usize::from(world.guest_with("mirror_filter_write", filter, at, WRITE_STABLE));
+        if request % 600 == 599 {
+            polls += u32::from(poll(&mut world, request));
+            done += world.outcomes().len();
+        }
+    }
+    for now in 3000..8_000 {
+        poll(&mut world, now);
+        let completed = complete_all(&mut world, &devices);
+        done += world.outcomes().len();
+        if completed == 0 && done == accepted {
+            break;
+        }
+    }
+    println!("{granularity} {spread}: {accepted} accepted, {done} done, {polls} of 5 polls");
+    assert_eq!(done, accepted, "guests wait for ever: {granularity} {spread}");
+    world.module.try_call("mirror_job_free", (job,)).expect("it can be freed");
+    assert!(accepted > 1000, "only {accepted} are served");
+}
+
+#[test]
+fn a_crowd_that_comes_when_all_memory_is_taken_is_served_or_refused() {
+    let program = program(false);
+    for inline in [0, JOB_INLINE] {
+        // Each to a chunk of its own, and all to one.
+        for (granularity, spread) in [(65536, 65536), (1 << 20, 16384), (1 << 20, 0)] {
+            crowd(&program, inline, granularity, spread);
+        }
+    }
+}
+
+/// Takes all that is left; what it took.
+fn take_all(world: &mut World) -> Vec<(u32, u32)> {
+    let mut blocks = Vec::new();
+    for size in [65536, 4096, 256, 16] {
+        while let Some(block) = check(world.module.alloc(size, 8), "alloc") {
+            blocks.push((block, size));
+        }
+    }
+    blocks
+}
+
+#[test]
+fn whoever_takes_all_the_memory_before_anything_else_is_told_so() {
+    let program = program(false);
+    for limit in [MIB, 3 * MIB] {
+        let mut world = World::new(&program, limit);
+        let blocks = take_all(&mut world);
+        assert!(blocks.len() > 10);
+        for (block, size) in blocks {
+            world.module.free(block, size, 8).expect("no trap");
+        }
+        let device = world.device(&cases()[0]).expect("all is given back");
+        let filter = world.filter(device).expect("all is given back");
+        world.serves(filter, "when all is given back");
+    }
+}
+
+#[test]
+fn zeroes_that_had_no_memory_once_have_some_later() {
+    let program = program(false);
+    let mut world = World::new(&program, 2 * MIB);
+    // It has no zero: zeroes are written to it, out of a block that all share and that is made when it is first needed.
+    let (device, tokens) = slow_device(&mut world, 1 << 20);
+    let filter = world.filter(device).expect("room at the start");
+    let blocks = take_all(&mut world);
+    let zero = |world: &mut World| {
+        world.finished += 1;
+        let (done, number) = (world.done, world.finished);
+        let asked =
+            world.module.try_call("mirror_filter_zero", (filter, 0_u64, 65536_u64, 0_u32, done, number));
+        check(asked, "zero").expect("a guest is not refused");
+        complete_all(world, &[(device, Arc::clone(&tokens))]);
+        world.outcomes().get(&number).copied()
+    };
+    assert_eq!(zero(&mut world), Some(-ENOMEM));
+    for (block, size) in blocks {
+        world.module.free(block, size, 8).expect("no trap");
+    }
+    assert_eq!(zero(&mut world), Some(0));
 }
