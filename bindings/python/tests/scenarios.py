@@ -4,7 +4,8 @@ The file is for every host of the library: it needs no generator, and who plays 
 
 ``name``, ``length`` (bytes of the disk), ``unit`` (guests' requests are multiples of it)
 ``source``, ``target``
-    devices: ``length``; ``alignment``; ``max_transfer``; ``zero_alignment``; ``flags`` (of ``DeviceFlags``)
+    devices: ``length``; ``alignment``; ``max_transfer``; ``zero_alignment``; ``flags`` (of ``DeviceFlags``); from some scenario
+    on ``memory_alignment``, which each buffer must have, and ``max_iov``
     ``supports``: the callbacks besides read and write
     ``answers``: ``inline``; ``early``: completed before the callback returns; ``held``: pending until a step completes it;
     ``polled``: until the device is polled
@@ -40,11 +41,13 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, TypeVar
 
 FILE = Path(__file__).resolve().parent / "scenarios.json"
-COUNT = 240
+COUNT = 300
+# Of those up to here no device copies without buffers, and none is particular about its buffers.
+PLAIN = 240
 T = TypeVar("T")
 
 CHEAP_ZERO, READS_ZERO, DISCARD_ZEROES, UNATTACHED_BACKING = 2, 4, 8, 16
-EIO, ENOSPC, EPROTO = 5, 28, 71
+EIO, EXDEV, ENOSPC, ENOSYS, EPROTO, EOPNOTSUPP = 5, 18, 28, 38, 71, 95
 
 
 class Random:
@@ -107,7 +110,7 @@ def scenario(number: int) -> Scenario:
         target["flags"] |= READS_ZERO
     elif shape == "full":
         target["fill"] = fill(random, length, unit, 4)
-    return {
+    drawn = {
         "name": "%s-%03d" % (shape, number),
         "length": length,
         "unit": unit,
@@ -118,6 +121,23 @@ def scenario(number: int) -> Scenario:
         "steps": steps(random, length, unit),
         "end": random.pick(["complete", "complete", "complete", "cancel", "force"]),
     }
+    if number > PLAIN:
+        add_offload(random, drawn)
+    return drawn
+
+
+def add_offload(random: Random, drawn: Scenario) -> None:
+    """Devices that copy without buffers, mostly, and that want their buffers aligned, or few."""
+    source, target = drawn["source"], drawn["target"]
+    for side in (source, target):
+        side["memory_alignment"] = random.pick([1, 1, 512, 4096])
+        side["max_iov"] = random.pick([0, 0, 1, 3])
+        if not random.one_in(10):
+            side["supports"] = sorted({*side["supports"], "copy"})
+    if random.one_in(2):
+        errno = random.pick([EIO, EIO, EIO, ENOSPC, EPROTO, EXDEV, ENOSYS, EOPNOTSUPP])
+        target["faults"].append(["copy", random.within(1, 4), errno, random.one_in(3)])
+    drawn["job"]["copy_offload"] = not random.one_in(8)
 
 
 def device(random: Random, length: int, alignment: int) -> Dict[str, Any]:

@@ -14,7 +14,7 @@ from backend import b
 class Scenarios(unittest.TestCase):
     def test_the_file_is_what_is_drawn(self):
         self.assertEqual(scenarios.FILE.read_text(), scenarios.text(), "python3 scenarios.py writes it anew")
-        self.assertGreaterEqual(len(scenarios.load()), 200)
+        self.assertGreaterEqual(len(scenarios.load()), 280)
 
     def test_each_holds_and_together_they_see_everything(self):
         seen = Counter()
@@ -60,6 +60,10 @@ THINGS = {
     "zeroes that were left out": r"skipped_zeroes=[1-9]",
     "the host's own requests": r"^guest \d+: ok, on the ",
     "hosts that are turned away, or wait": r"is turned away|EOPNOTSUPP|\[Errno 95\]",
+    "a copy without buffers": r"^target completes a copy",
+    "one that fails": r"^target copy .* fails with 5",
+    "one after which there are no more": r"^target copy .* fails with (18|38|95)",
+    "buffers that must be aligned": r"bounce_copies=any",
     "torn requests": r"fails with \d+ torn",
     "errors raised by a poll": r"^poll raises",
     "hurry": r"is to hurry",

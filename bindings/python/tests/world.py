@@ -12,8 +12,11 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+from contextlib import closing
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
+from backend import CHECKOUT  # noqa: F401  (it says where the package is)
+from blkmirror._buffers import Export
 from scenarios import Scenario, Step
 
 BLOCK = 4096
@@ -115,6 +118,16 @@ class Scripted:
             # Of the words only the token differs from one run to the next.
             self.world.say("%s is refused: %s" % (self.name, re.sub("0x[0-9a-f]+|[0-9]{4,}", "N", str(refused))))
 
+    def look_at(self, buffers: List[memoryview]) -> None:
+        """A device is given no buffers but such as it can take."""
+        alignment, most = self.told.get("memory_alignment", 1), self.told.get("max_iov", 0)
+        if most and len(buffers) > most:
+            self.world.wrong = "%s gets %d buffers, and takes %d" % (self.name, len(buffers), most)
+        for view in buffers if alignment > 1 else ():
+            with closing(Export(view, False)) as at:
+                if at.address % alignment:
+                    self.world.wrong = "%s gets a buffer at %#x, and wants %d" % (self.name, at.address, alignment)
+
     def parts(self, offset: int, length: int) -> "List[Tuple[int, Any]]":
         """What ``extents`` tells."""
         kinds, flags = [], self.world.package.ExtentFlags
@@ -141,6 +154,7 @@ def scripted(package: Any, script: Scripted) -> Any:
 
     def read(_: Any, request: Any, offset: int, buffers: List[memoryview]) -> Any:
         length = sum(map(len, buffers))
+        script.look_at(buffers)
 
         def act(done: int) -> None:
             data = storage.read(offset, done)
@@ -152,6 +166,7 @@ def scripted(package: Any, script: Scripted) -> Any:
 
     def write(_: Any, request: Any, offset: int, buffers: List[memoryview], fua: bool) -> Any:
         length = sum(map(len, buffers))
+        script.look_at(buffers)
 
         def act(done: int) -> None:
             storage.write(offset, b"".join(buffers)[:done])
@@ -172,6 +187,10 @@ def scripted(package: Any, script: Scripted) -> Any:
     def truncate(_: Any, request: Any, length: int) -> Any:
         return script.take("truncate", request, 0, length, lambda done: storage.resize(length) if done else None)
 
+    def copy(_: Any, request: Any, source: Any, offset: int, length: int) -> Any:
+        theirs = source.script.storage
+        return script.take("copy", request, offset, length, lambda done: storage.write(offset, theirs.read(offset, done)))
+
     def extents(_: Any, offset: int, length: int) -> Any:
         return script.parts(offset, length)
 
@@ -182,13 +201,15 @@ def scripted(package: Any, script: Scripted) -> Any:
         script.world.say("%s is to hurry" % script.name)
 
     told = script.told
-    optional = {"zero": zero, "discard": discard, "flush": flush, "truncate": truncate, "extents": extents}
-    methods: Dict[str, Any] = {"read": read, "write": write, "on_cancel": on_cancel}
+    optional = {"zero": zero, "discard": discard, "flush": flush, "truncate": truncate, "extents": extents, "copy": copy}
+    methods: Dict[str, Any] = {"read": read, "write": write, "on_cancel": on_cancel, "script": script}
     methods.update((name, optional[name]) for name in told["supports"])
     if told["answers"] == "polled":
         methods["on_poll"] = on_poll
     limits = package.Limits(
         request_alignment=told["alignment"],
+        memory_alignment=told.get("memory_alignment", 1),
+        max_iov=told.get("max_iov", 0),
         max_transfer=told["max_transfer"],
         zero_alignment=told["zero_alignment"],
         cluster_size=BLOCK,
@@ -327,13 +348,20 @@ class World:
             for _ in range(arguments[0]):
                 self.poll()
         elif name == "query":
-            self.say(repr(self.job.info))
+            self.say(self.counters())
         elif name == "free":
             self.job.close()
             self.job, self.drains = None, 0
         else:
             self.ask(name, arguments)
         self.tell_events()
+
+    def counters(self) -> str:
+        told = repr(self.job.info)
+        if any(self.scenario[side].get("memory_alignment", 1) > 1 for side in ("source", "target")):
+            # Where guests' buffers lie is the host's affair.
+            told = re.sub("bounce_copies=[0-9]+", "bounce_copies=any", told)
+        return told
 
     def tell_events(self) -> None:
         if self.job is not None:
@@ -533,7 +561,7 @@ class World:
         self.say("the disk is on the %s" % ("target" if on_target else "source"))
         if self.job is not None:
             info = self.job.info
-            self.say(repr(info))
+            self.say(self.counters())
             if self.other.is_on(self.devices[1]):
                 self.say("the other disk is on the target")
             switched = (self.other if self.scenario["job"].get("replaces") else self.disk).is_on(self.devices[1])

@@ -136,6 +136,10 @@ class Library(ABC):
         thing, _ = self._kept.pop(number, (None, None))
         return thing
 
+    def thing(self, number: int) -> Any:
+        """The thing that this number stands for."""
+        return self._kept[number][0]
+
     @property
     def kept(self) -> int:
         """How many things the library may still call."""

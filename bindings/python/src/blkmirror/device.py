@@ -305,7 +305,7 @@ class Request:
 
 class Device(BaseDevice):
     """A device in Python: subclass it and override :meth:`read`, :meth:`write`, and whichever of ``zero``, ``discard``,
-    ``flush``, ``extents``, ``truncate``, ``on_cancel`` and ``on_poll`` there is.
+    ``flush``, ``extents``, ``truncate``, ``copy``, ``on_cancel`` and ``on_poll`` there is.
 
     Callbacks run on whichever thread has a request, several at once. An exception fails the request (with its ``errno``
     if it is an ``OSError``, else ``EIO``) and is raised again from the next :meth:`blkmirror.Job.poll` of a job that uses
@@ -367,6 +367,13 @@ class Device(BaseDevice):
 
     def truncate(self, request: Request, length: int) -> Optional[Answer]:
         """Change the device's length."""
+        raise NotImplementedError
+
+    def copy(self, request: Request, source: "Device", offset: int, length: int) -> Optional[Answer]:
+        """Take the range over from another device in Python that overrides this too, without buffers.
+
+        What fails is copied through buffers; after ``EOPNOTSUPP``, ``EXDEV`` or ``ENOSYS`` all the rest of the job is.
+        """
         raise NotImplementedError
 
     def on_cancel(self) -> None:
@@ -454,6 +461,10 @@ def _truncate(device: Device, token: int, length: int) -> int:
     return device._guard(lambda: device.truncate(Request(device, token), length))
 
 
+def _copy(device: Device, token: int, source: int, offset: int, length: int) -> int:
+    return device._guard(lambda: device.copy(Request(device, token), device._lib.thing(source), offset, length))
+
+
 def _cancel(device: Device) -> None:
     device._guard(device.on_cancel)
 
@@ -475,6 +486,7 @@ _CALLBACKS: "list[tuple[str, str, str, Callable[..., Any]]]" = [
     ("flush", "flush", "flush", _flush),
     ("extents", "range", "extents", _extents),
     ("truncate", "truncate", "truncate", _truncate),
+    ("copy", "copy", "copy", _copy),
     ("cancel", "hook", "on_cancel", _cancel),
     ("poll", "reap", "on_poll", _poll),
 ]
