@@ -89,8 +89,11 @@ docs:
 wasm:
 	scripts/wasm
 
-# The module: what it is made of, and at work in hosts that embed it. docs/WEBASSEMBLY.md tells of it.
+# The module: what it is made of, and at work in hosts that embed it. docs/WEBASSEMBLY.md tells of it. The lints of the host are
+# here because Wasmtime is compiled here.
 test-wasm: wasm
+	CARGO_TARGET_DIR=$(abspath $(TARGET))/hosts-wasm \
+		$(CARGO) clippy --locked --manifest-path hosts/wasm/Cargo.toml --all-targets -- -D warnings
 	BLKMIRROR_WASM=$(abspath $(TARGET))/wasm/blkmirror.wasm CARGO_TARGET_DIR=$(abspath $(TARGET))/hosts-wasm \
 		$(CARGO) test --locked --manifest-path hosts/wasm/Cargo.toml
 

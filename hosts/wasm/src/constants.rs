@@ -1,4 +1,5 @@
 //! The numbers of `blkmirror.h` that this host uses.
+#![allow(missing_docs, reason = "the header says what they are, by the same names")]
 
 pub const DONE: i32 = 0;
 pub const PENDING: i32 = 1;

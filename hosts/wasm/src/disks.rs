@@ -8,8 +8,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use wasmtime::{Caller, Func, Memory, StoreLimits, StoreLimitsBuilder};
 
-/// The disks' numbers, which are the `opaque` of their callbacks.
+/// The source's number, which is the `opaque` of its callbacks.
 pub const SOURCE: u32 = 0;
+/// The target's.
 pub const TARGET: u32 = 1;
 
 /// Which disk has what the guest was told is done. It must be known at any moment: the module may be lost at any.
@@ -25,10 +26,13 @@ pub enum Live {
 
 /// What a store of Wasmtime holds for us. It outlives the module.
 pub struct Host {
+    /// The source and the target.
     pub disks: [File; 2],
+    /// Where the guest is.
     pub live: Live,
     /// Guest requests that are done, well or not: their numbers and results.
     pub finished: Vec<(u32, i32)>,
+    /// How much linear memory there may be.
     pub limits: StoreLimits,
     /// Bytes that go to the two disks.
     pub written: [u64; 2],
@@ -38,6 +42,7 @@ pub struct Host {
 }
 
 impl Host {
+    /// With these disks, and at most so many bytes of linear memory.
     #[must_use]
     pub fn new(source: File, target: File, memory_limit: Option<usize>) -> Self {
         let limits = memory_limit
@@ -128,6 +133,7 @@ fn read(
     })))
 }
 
+#[expect(clippy::too_many_arguments, reason = "they are those of the header's callback")]
 fn write(
     mut caller: Caller<'_, Host>,
     disk: u32,

@@ -35,7 +35,9 @@ impl Type {
 /// A structure: its name and its fields in order.
 #[derive(Debug)]
 pub struct Layout {
+    /// Its name in the header.
     pub name: &'static str,
+    /// Its fields in order, by their names.
     pub fields: &'static [(&'static str, Type)],
 }
 
@@ -69,6 +71,7 @@ impl Layout {
 #[derive(Clone, Debug)]
 pub struct Record {
     layout: &'static Layout,
+    /// As it lies in linear memory.
     pub bytes: Vec<u8>,
 }
 
@@ -117,8 +120,10 @@ impl Record {
 
 use Type::{Bool, Counter, Text, U32, U64, Word};
 
+/// `mirror_iovec` of the header.
 pub static IOVEC: Layout = Layout { name: "mirror_iovec", fields: &[("base", Word), ("len", Word)] };
 
+/// `mirror_device_ops` of the header.
 pub static DEVICE_OPS: Layout = Layout {
     name: "mirror_device_ops",
     fields: &[
@@ -137,6 +142,7 @@ pub static DEVICE_OPS: Layout = Layout {
     ],
 };
 
+/// `mirror_device_limits` of the header.
 pub static DEVICE_LIMITS: Layout = Layout {
     name: "mirror_device_limits",
     fields: &[
@@ -155,6 +161,7 @@ pub static DEVICE_LIMITS: Layout = Layout {
     ],
 };
 
+/// `mirror_check_options` of the header.
 pub static CHECK_OPTIONS: Layout = Layout {
     name: "mirror_check_options",
     fields: &[
@@ -167,6 +174,7 @@ pub static CHECK_OPTIONS: Layout = Layout {
     ],
 };
 
+/// `mirror_check_finding` of the header.
 pub static CHECK_FINDING: Layout = Layout {
     name: "mirror_check_finding",
     fields: &[
@@ -185,14 +193,17 @@ pub static CHECK_FINDING: Layout = Layout {
     ],
 };
 
+/// `mirror_extent` of the header.
 pub static EXTENT: Layout =
     Layout { name: "mirror_extent", fields: &[("length", U64), ("flags", U32), ("reserved", U32)] };
 
+/// `mirror_prepare_info` of the header.
 pub static PREPARE_INFO: Layout = Layout {
     name: "mirror_prepare_info",
     fields: &[("struct_size", Word), ("sync", U32), ("backing_mode", U32)],
 };
 
+/// `mirror_job_options` of the header.
 pub static JOB_OPTIONS: Layout = Layout {
     name: "mirror_job_options",
     fields: &[
@@ -223,9 +234,11 @@ pub static JOB_OPTIONS: Layout = Layout {
     ],
 };
 
+/// `mirror_counter` of the header.
 pub static COUNTER: Layout =
     Layout { name: "mirror_counter", fields: &[("ops", U64), ("bytes", U64), ("errors", U64)] };
 
+/// `mirror_job_info` of the header.
 pub static JOB_INFO: Layout = Layout {
     name: "mirror_job_info",
     fields: &[
@@ -269,6 +282,7 @@ pub static JOB_INFO: Layout = Layout {
     ],
 };
 
+/// `mirror_event` of the header.
 pub static EVENT: Layout = Layout {
     name: "mirror_event",
     fields: &[

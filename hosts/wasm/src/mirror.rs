@@ -12,9 +12,13 @@ use std::os::unix::fs::FileExt;
 /// What is chosen; the rest is as the library has it. 0 is the library's choice.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
+    /// `MIRROR_COPY_`.
     pub copy_mode: u32,
+    /// Bytes in which changes are tracked.
     pub granularity: u64,
+    /// Bytes of copy buffers.
     pub buf_size: u64,
+    /// Bytes a second.
     pub speed: u64,
     /// Most bytes of linear memory that the module may have.
     pub memory_limit: Option<usize>,
@@ -57,7 +61,10 @@ pub enum Progress {
     /// There is more to do at once.
     Busy,
     /// Nothing to do until this time, in nanoseconds.
-    Idle { wake_at: u64 },
+    Idle {
+        /// When there is.
+        wake_at: u64,
+    },
     /// The mirror is over: the guest's disk is one again.
     Over,
 }
@@ -65,8 +72,11 @@ pub enum Progress {
 /// Something that happened to the job: the event, its word, and the word for the job's state in it.
 #[derive(Clone, Debug)]
 pub struct Event {
+    /// What it is.
     pub word: String,
+    /// What the job has become, if that is what it tells.
     pub status: String,
+    /// All of it.
     pub record: Record,
 }
 
@@ -122,10 +132,12 @@ impl Mirror {
         self.ask(Kind::Read { length }, offset)
     }
 
+    /// Asks for a write.
     pub fn write(&mut self, offset: u64, data: Vec<u8>) -> u32 {
         self.ask(Kind::Write { data }, offset)
     }
 
+    /// Asks for a flush.
     pub fn flush(&mut self) -> u32 {
         self.ask(Kind::Flush, 0)
     }
@@ -176,6 +188,7 @@ impl Mirror {
         self.host().live
     }
 
+    /// The disks and what is known of them.
     pub fn host(&mut self) -> &mut Host {
         match self.way.as_mut().expect("a way is put back whenever it is taken") {
             Way::Through(running) => running.module.host(),

@@ -12,7 +12,12 @@ use wasmtime::{
 #[derive(Debug)]
 pub enum Failure {
     /// The library refused, and lives.
-    Refused { errno: i32, text: String },
+    Refused {
+        /// Linux's number.
+        errno: i32,
+        /// Why, in words.
+        text: String,
+    },
     /// The module trapped, ran out of fuel or broke its word: it is not called again.
     Lost(wasmtime::Error),
 }
@@ -34,6 +39,7 @@ impl From<wasmtime::Error> for Failure {
     }
 }
 
+/// What a call comes to.
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// The compiled module, from which any number of instances are made.
@@ -91,6 +97,7 @@ impl Module {
         self.store.get_fuel().unwrap_or(0)
     }
 
+    /// What the store holds for us.
     pub fn host(&mut self) -> &mut Host {
         self.store.data_mut()
     }
@@ -162,6 +169,7 @@ impl Module {
         }
     }
 
+    /// Gives room back, with the size and alignment that it was asked for.
     pub fn free(&mut self, block: u32, size: u32, align: u32) -> Result<()> {
         self.call("mirror_wasm_free", (block, size, align))
     }

@@ -16,7 +16,7 @@ const SECTOR: usize = 512;
 
 /// Data and zeroes, sector by sector.
 fn striped(length: usize) -> Vec<u8> {
-    (0..length).map(|at| if at / SECTOR % 2 == 0 { (at / 1024) as u8 | 1 } else { 0 }).collect()
+    (0..length).map(|at| if (at / SECTOR).is_multiple_of(2) { (at / 1024) as u8 | 1 } else { 0 }).collect()
 }
 
 fn case(sync: u64, buf_size: u64) -> Case {

@@ -112,3 +112,19 @@ fn its_memory_and_its_table_are_a_host_s_to_use() {
     // So that a limit of 1 MiB leaves room to work in.
     assert!(memory.initial <= 8, "{} pages at the start", memory.initial);
 }
+
+#[test]
+fn this_host_is_held_to_the_lints_of_the_library() {
+    // A workspace of its own can't inherit them.
+    let lints = |path: &str, from: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(root().join(path)).expect("a manifest");
+        let rest = text.split_once(from).unwrap_or_else(|| panic!("{path} has no {from}")).1;
+        let lines =
+            rest.lines().map(str::trim).take_while(|line| *line != "[package]" && !line.starts_with("# The"));
+        let tables = lines.filter(|line| line.contains(" = "));
+        tables.map(str::to_owned).collect()
+    };
+    let library = lints("Cargo.toml", "[workspace.lints.rust]");
+    assert!(library.len() > 15, "{library:?}");
+    assert_eq!(lints("hosts/wasm/Cargo.toml", "\n[lints.rust]"), library);
+}

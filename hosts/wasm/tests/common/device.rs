@@ -9,19 +9,19 @@ use std::sync::{Arc, Mutex};
 use wasmtime::{Caller, Func, Memory};
 
 /// What it holds.
-pub type Bytes = Arc<Mutex<Vec<u8>>>;
+pub(crate) type Bytes = Arc<Mutex<Vec<u8>>>;
 
 /// What kind of device it is.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Manner {
+pub(crate) struct Manner {
     /// Zeroes and discards are taken.
-    pub clears: bool,
+    pub(crate) clears: bool,
     /// Extents are told in blocks of this many bytes, each a stretch of its own, 0 for no extents.
-    pub extent: u64,
+    pub(crate) extent: u64,
     /// The block after each of these is written wrong.
-    pub damages: bool,
+    pub(crate) damages: bool,
     /// Reads fill nothing.
-    pub reads_nothing: bool,
+    pub(crate) reads_nothing: bool,
 }
 
 fn memory(caller: &mut Caller<'_, Host>) -> Memory {
@@ -43,7 +43,7 @@ fn buffers(memory: &[u8], iov: u32, count: u32, at: u64) -> Vec<(Range<usize>, u
 }
 
 /// Makes such a device that holds this.
-pub fn device(module: &mut Module, bytes: &Bytes, manner: Manner) -> Result<u32> {
+pub(crate) fn device(module: &mut Module, bytes: &Bytes, manner: Manner) -> Result<u32> {
     let length = bytes.lock().expect("one thread").len() as u64;
     let mut ops = Record::new(&DEVICE_OPS);
     let held = Arc::clone(bytes);

@@ -1,8 +1,8 @@
 //! What the tests share: the module, scratch disks, and a run of a mirror with a guest.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-pub mod device;
-pub mod world;
+pub(crate) mod device;
+pub(crate) mod world;
 
 use blkmirror_wasm::constants::EVENT_COMPLETED;
 use blkmirror_wasm::disks::{Host, Live};
@@ -13,51 +13,51 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-pub const MS: u64 = 1_000_000;
+pub(crate) const MS: u64 = 1_000_000;
 
 /// Where `make wasm` puts the module.
-pub fn module_path() -> PathBuf {
+pub(crate) fn module_path() -> PathBuf {
     std::env::var_os("BLKMIRROR_WASM").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/wasm/blkmirror.wasm"),
         PathBuf::from,
     )
 }
 
-pub fn program(has_fuel: bool) -> Program {
+pub(crate) fn program(has_fuel: bool) -> Program {
     Program::load(&module_path(), has_fuel)
         .unwrap_or_else(|error| panic!("{error}: `make test-wasm` builds it"))
 }
 
 /// A file that nobody else sees.
-pub fn disk(content: &[u8]) -> File {
+pub(crate) fn disk(content: &[u8]) -> File {
     let file = tempfile::tempfile().expect("a scratch file");
     file.write_all_at(content, 0).expect("room for it");
     file
 }
 
-pub fn content(length: usize) -> Vec<u8> {
+pub(crate) fn content(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at / 512 * 7 + at) as u8).collect()
 }
 
-pub fn read_all(file: &File) -> Vec<u8> {
+pub(crate) fn read_all(file: &File) -> Vec<u8> {
     let mut all = vec![0; file.metadata().expect("a file").len() as usize];
     file.read_exact_at(&mut all, 0).expect("readable");
     all
 }
 
 /// What became of a run.
-pub struct Outcome {
-    pub lost: Option<String>,
+pub(crate) struct Outcome {
+    pub(crate) lost: Option<String>,
     /// How the job ended, if it did.
-    pub ended: Option<i32>,
-    pub live: Live,
-    pub fuel_used: u64,
-    pub words: Vec<String>,
+    pub(crate) ended: Option<i32>,
+    pub(crate) live: Live,
+    pub(crate) fuel_used: u64,
+    pub(crate) words: Vec<String>,
 }
 
 /// What may happen to the module.
 #[derive(Clone, Copy, Debug)]
-pub enum Fate {
+pub(crate) enum Fate {
     Lives,
     Fuel(u64),
     TrapAfter(u64),
@@ -65,7 +65,7 @@ pub enum Fate {
 
 /// Mirrors a disk while a guest uses it, and holds that the guest finds what it was told is written: at each read of its
 /// own, and on the disk that it is on in the end. If the module is lost it goes on all the same.
-pub fn run(program: &Program, settings: &Settings, seed: u64, length: usize, fate: Fate) -> Outcome {
+pub(crate) fn run(program: &Program, settings: &Settings, seed: u64, length: usize, fate: Fate) -> Outcome {
     let before = content(length);
     let host = Host::new(disk(&before), disk(&vec![0; length]), settings.memory_limit);
     let mut mirror = Mirror::new(program, host, settings).expect("it begins");
@@ -122,7 +122,7 @@ pub fn run(program: &Program, settings: &Settings, seed: u64, length: usize, fat
 }
 
 /// A module without disks.
-pub fn bare(program: &Program, memory_limit: Option<usize>) -> Module {
+pub(crate) fn bare(program: &Program, memory_limit: Option<usize>) -> Module {
     let host = Host::new(disk(&[]), disk(&[]), memory_limit);
     Module::new(program, host).expect("an instance")
 }

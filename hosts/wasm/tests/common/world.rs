@@ -8,27 +8,27 @@ use blkmirror_wasm::module::{Failure, Module, Program, Result};
 use std::collections::BTreeMap;
 
 /// A page of a memory device.
-pub const PAGE: u64 = 64 << 10;
+pub(crate) const PAGE: u64 = 64 << 10;
 
 /// A disk and a job to try.
 #[derive(Clone, Copy, Debug)]
-pub struct Case {
+pub(crate) struct Case {
     /// Of null devices if there is nothing to keep, else of memory.
-    pub length: u64,
-    pub keeps: bool,
-    pub granularity: u64,
-    pub buf_size: u64,
-    pub copy_mode: u32,
-    pub in_flight: u32,
-    pub flags: u64,
-    pub max_io: u64,
-    pub sync: u64,
+    pub(crate) length: u64,
+    pub(crate) keeps: bool,
+    pub(crate) granularity: u64,
+    pub(crate) buf_size: u64,
+    pub(crate) copy_mode: u32,
+    pub(crate) in_flight: u32,
+    pub(crate) flags: u64,
+    pub(crate) max_io: u64,
+    pub(crate) sync: u64,
     /// So many of the first polls are each followed by a guest's write.
-    pub writes: u64,
+    pub(crate) writes: u64,
 }
 
 /// What a call came to: its answer, or that there is no memory. Nothing else may come of it.
-pub fn check<T>(result: Result<T>, what: &str) -> Option<T> {
+pub(crate) fn check<T>(result: Result<T>, what: &str) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(Failure::Refused { errno: ENOMEM, .. }) => None,
@@ -37,20 +37,20 @@ pub fn check<T>(result: Result<T>, what: &str) -> Option<T> {
 }
 
 /// A world in limited memory. What the host itself needs of it is taken at the beginning.
-pub struct World {
-    pub module: Module,
-    pub done: u32,
-    pub out: u32,
+pub(crate) struct World {
+    pub(crate) module: Module,
+    pub(crate) done: u32,
+    pub(crate) out: u32,
     /// A list of one buffer, and a block of it.
-    pub list: u32,
-    pub event: u32,
-    pub finished: u32,
+    pub(crate) list: u32,
+    pub(crate) event: u32,
+    pub(crate) finished: u32,
 }
 
-pub const BLOCK: u32 = 16 << 10;
+pub(crate) const BLOCK: u32 = 16 << 10;
 
 impl World {
-    pub fn new(program: &Program, limit: usize) -> Self {
+    pub(crate) fn new(program: &Program, limit: usize) -> Self {
         let mut module = bare(program, Some(limit));
         let callbacks = Callbacks::add(&mut module).expect("a table that grows");
         let out = module.alloc(8, 8).expect("room at the start");
@@ -63,14 +63,18 @@ impl World {
         Self { module, done: callbacks.done, out, list, event, finished: 0 }
     }
 
-    pub fn make(&mut self, what: &str, call: impl FnOnce(&mut Module, u32) -> Result<i32>) -> Option<u32> {
+    pub(crate) fn make(
+        &mut self,
+        what: &str,
+        call: impl FnOnce(&mut Module, u32) -> Result<i32>,
+    ) -> Option<u32> {
         let out = self.out;
         check(call(&mut self.module, out), what)?;
         let bytes = self.module.bytes(out, 4).expect("memory");
         Some(u32::from_le_bytes(bytes.try_into().expect("four bytes")))
     }
 
-    pub fn device(&mut self, case: &Case) -> Option<u32> {
+    pub(crate) fn device(&mut self, case: &Case) -> Option<u32> {
         if case.keeps {
             self.make("memory", |module, out| module.try_call("mirror_device_new_memory", (case.length, out)))
         } else {
@@ -80,11 +84,11 @@ impl World {
         }
     }
 
-    pub fn filter(&mut self, device: u32) -> Option<u32> {
+    pub(crate) fn filter(&mut self, device: u32) -> Option<u32> {
         self.make("filter", |module, out| module.try_call("mirror_filter_new", (device, out)))
     }
 
-    pub fn job(&mut self, filter: u32, target: u32, case: &Case) -> Option<u32> {
+    pub(crate) fn job(&mut self, filter: u32, target: u32, case: &Case) -> Option<u32> {
         let filled = self.module.fill(&JOB_OPTIONS, |module, options| {
             module.try_call("mirror_job_options_init", (options, JOB_OPTIONS.size() as u32))
         });
@@ -106,11 +110,11 @@ impl World {
     }
 
     /// A guest's request of a block. Whether it was accepted; its outcome comes through `done`.
-    pub fn guest(&mut self, function: &str, filter: u32, offset: u64) -> bool {
+    pub(crate) fn guest(&mut self, function: &str, filter: u32, offset: u64) -> bool {
         self.guest_with(function, filter, offset, 0)
     }
 
-    pub fn guest_with(&mut self, function: &str, filter: u32, offset: u64, flags: u32) -> bool {
+    pub(crate) fn guest_with(&mut self, function: &str, filter: u32, offset: u64, flags: u32) -> bool {
         let (list, done) = (self.list, self.done);
         self.finished += 1;
         let asked = self.module.try_call(function, (filter, offset, list, 1u32, flags, done, self.finished));
@@ -118,14 +122,14 @@ impl World {
     }
 
     /// The outcomes so far, by number: 0 or -ENOMEM.
-    pub fn outcomes(&mut self) -> BTreeMap<u32, i32> {
+    pub(crate) fn outcomes(&mut self) -> BTreeMap<u32, i32> {
         let finished = std::mem::take(&mut self.module.host().finished);
         assert!(finished.iter().all(|(_, result)| [0, -ENOMEM].contains(result)), "{finished:?}");
         finished.into_iter().collect()
     }
 
     /// A read that must succeed, whatever else there is no memory for.
-    pub fn serves(&mut self, filter: u32, when: &str) {
+    pub(crate) fn serves(&mut self, filter: u32, when: &str) {
         self.outcomes();
         for offset in [0, PAGE, 5 * PAGE] {
             assert!(self.guest("mirror_filter_read", filter, offset), "a read is refused {when}");
@@ -136,7 +140,7 @@ impl World {
 
     /// Polls the job until it is over or has no memory, with a guest who writes meanwhile. Whether it is over, and how
     /// it ended.
-    pub fn drive(&mut self, filter: u32, job: u32, case: &Case) -> Option<i32> {
+    pub(crate) fn drive(&mut self, filter: u32, job: u32, case: &Case) -> Option<i32> {
         let (wake, event) = (self.out, self.event);
         let mut ended = None;
         for step in 0..20_000_u64 {
