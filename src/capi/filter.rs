@@ -84,7 +84,7 @@ pub unsafe extern "C" fn mirror_filter_read(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_read", || {
-        reserve::demand(Need::Serve)?;
+        serve()?;
         check_flags("flags", flags, 0)?;
         // SAFETY: the host passes NULL or a list of this many buffers.
         let iov = unsafe { buffers(iov, iovcnt) }?;
@@ -109,7 +109,7 @@ pub unsafe extern "C" fn mirror_filter_write(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_write", || {
-        reserve::demand(Need::Serve)?;
+        serve()?;
         check_flags("flags", flags, MIRROR_FUA | MIRROR_WRITE_STABLE)?;
         // SAFETY: the host passes NULL or a list of this many buffers.
         let iov = unsafe { buffers(iov, iovcnt) }?;
@@ -130,7 +130,7 @@ pub unsafe extern "C" fn mirror_filter_zero(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_zero", || {
-        reserve::demand(Need::Serve)?;
+        serve()?;
         check_flags("flags", flags, MIRROR_MAY_UNMAP | MIRROR_FUA)?;
         // SAFETY: the host passes NULL or a handle, and vouches for `done`.
         unsafe { submit(filter, Kind::Zero, offset, Payload::Length(length), flags, done, opaque) }
@@ -147,7 +147,7 @@ pub unsafe extern "C" fn mirror_filter_discard(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_discard", || {
-        reserve::demand(Need::Serve)?;
+        serve()?;
         // SAFETY: the host passes NULL or a handle, and vouches for `done`.
         unsafe { submit(filter, Kind::Discard, offset, Payload::Length(length), 0, done, opaque) }
     })
@@ -161,7 +161,7 @@ pub unsafe extern "C" fn mirror_filter_flush(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_flush", || {
-        reserve::demand(Need::Serve)?;
+        serve()?;
         // SAFETY: the host passes NULL or a handle, and vouches for `done`.
         unsafe { submit(filter, Kind::Flush, 0, Payload::Length(0), 0, done, opaque) }
     })
@@ -198,7 +198,7 @@ pub unsafe extern "C" fn mirror_filter_extents(
     opaque: *mut c_void,
 ) -> c_int {
     guard::unit("mirror_filter_extents", || {
-        reserve::demand(Need::Serve)?;
+        serve()?;
         check_pointer(extents, "extents")?;
         check_pointer(count, "count")?;
         if capacity == 0 {
@@ -435,6 +435,12 @@ unsafe fn submit(
     let io = GuestIo { kind, range: ByteRange::new(offset, length)?, flags, iov };
     // SAFETY: passed on.
     filter.submit(&io, unsafe { Callback::from_raw(done, opaque) })
+}
+
+/// Whether there is memory to serve a guest, and to tell it.
+fn serve() -> Result<()> {
+    reserve::demand(Need::Serve)?;
+    Callback::provide()
 }
 
 /// # Safety

@@ -4,7 +4,8 @@
 //! finishes inline, that would be a recursion as deep as the guest is busy; so while one callback runs on a
 //! thread, further ones on that thread are queued and run by the outermost (SPEC D-2).
 
-use crate::error::{Errno, IoResult, contain, to_c};
+use crate::error::{Errno, Error, IoResult, Result, contain, to_c};
+use crate::reserve;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::{c_int, c_void};
@@ -15,6 +16,7 @@ pub struct Callback {
     function: unsafe extern "C" fn(opaque: *mut c_void, result: c_int),
     opaque: *mut c_void,
     when: When,
+    _awaited: Awaited,
 }
 
 /// When a callback is told that is due while another runs on the same thread.
@@ -41,7 +43,27 @@ impl Callback {
         function: unsafe extern "C" fn(opaque: *mut c_void, result: c_int),
         opaque: *mut c_void,
     ) -> Self {
-        Self { function, opaque, when: When::InTurn }
+        Self { function, opaque, when: When::InTurn, _awaited: Awaited::begin() }
+    }
+
+    /// Makes room for one more to be queued, besides all that are still to be told: where memory has an end the queue must not
+    /// have to grow when a request is done.
+    pub(crate) fn provide() -> Result<()> {
+        if !cfg!(target_family = "wasm") {
+            return Ok(());
+        }
+        let room = QUEUE.with(|queue| {
+            let mut queue = queue.borrow_mut();
+            let (wanted, queued) = (AWAITED.get() + 1, queue.len());
+            if wanted <= FEW {
+                // A few are served by whatever is in reserve.
+                queue.reserve(FEW - queued);
+            }
+            reserve::may_fail(|| queue.try_reserve(wanted - queued))
+        });
+        room.map_err(|_| {
+            Error::new(Errno::ENOMEM, "no memory to be told of another request: wait for others")
+        })
     }
 
     /// A closure. It is boxed: one allocation a request. If it panics, that is logged and ends there.
@@ -54,12 +76,14 @@ impl Callback {
             let _ = contain("a closure that was told of a request's end", || closure(Errno::check(result)));
         }
         let opaque = Box::into_raw(Box::new(closure)).cast();
-        Self { function: call::<F>, opaque, when: When::InTurn }
+        Self { function: call::<F>, opaque, when: When::InTurn, _awaited: Awaited::begin() }
     }
 
     /// A closure that wakes whoever waits for the request, and does nothing else.
     pub(crate) fn at_once<F: FnOnce(IoResult) + Send + 'static>(closure: F) -> Self {
-        Self { when: When::AtOnce, ..Self::from_closure(closure) }
+        let mut callback = Self::from_closure(closure);
+        callback.when = When::AtOnce;
+        callback
     }
 
     /// Tells it, now or, if a callback is already running on this thread, when that has returned.
@@ -90,7 +114,32 @@ impl Callback {
     }
 }
 
+/// Counts, for as long as it lives, a callback that is still to be told.
+#[derive(Debug)]
+struct Awaited;
+
+impl Awaited {
+    fn begin() -> Self {
+        if cfg!(target_family = "wasm") {
+            AWAITED.set(AWAITED.get() + 1);
+        }
+        Self
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        if cfg!(target_family = "wasm") {
+            AWAITED.set(AWAITED.get() - 1);
+        }
+    }
+}
+
+/// So many can always be queued.
+const FEW: usize = 32;
+
 thread_local! {
+    static AWAITED: Cell<usize> = const { Cell::new(0) };
     static TELLING: Cell<bool> = const { Cell::new(false) };
     static QUEUE: RefCell<VecDeque<(Callback, c_int)>> = const { RefCell::new(VecDeque::new()) };
 }
