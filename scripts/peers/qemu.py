@@ -44,7 +44,9 @@ class Daemon:
         self.exports = False
         try:
             self.socket = self.connect(monitor)
-            self.read(START_S)
+            # Behind a full disk it can take long.
+            if self.read(ANSWER_S) is None:
+                raise Failed("qemu-storage-daemon does not greet: " + self.last_words())
             self.command("qmp_capabilities")
         except BaseException:
             self.end()
