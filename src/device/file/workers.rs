@@ -291,6 +291,10 @@ mod tests {
         }
         drop((client, device));
         let workers = workers.expect("made");
+        // The worker gives back the last one when it has told of the request.
+        while workers.shared.lock().idle == 0 {
+            std::thread::yield_now();
+        }
         // One may be with the worker while the next request takes another.
         let spare = &workers.shared.lock().spare_lists;
         assert!((1..=2).contains(&spare.len()), "{} lists", spare.len());
