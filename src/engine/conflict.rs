@@ -43,6 +43,11 @@ impl Conflicts {
         self.in_flight.any(chunks)
     }
 
+    /// How many are held.
+    pub(super) fn held_chunks(&self) -> u64 {
+        self.in_flight.count()
+    }
+
     /// The first part of `chunks` that nothing holds.
     pub(super) fn first_free_part(&self, chunks: ChunkRange) -> Option<ChunkRange> {
         let start = self.in_flight.first_clear(chunks)?;

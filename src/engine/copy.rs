@@ -101,8 +101,7 @@ impl Engine {
 
     fn room(&mut self) -> Room {
         if self.is_at_leisure() {
-            let dirty = self.tracking.dirty.dirty_chunks().saturating_mul(self.granularity());
-            let room = self.leisure.room(self.now, &self.window, self.ops.copies(), dirty);
+            let room = self.leisure.room(self.now, &self.window, self.ops.copies(), self.not_begun_bytes());
             if room != Room::Yes {
                 return room;
             }
@@ -114,6 +113,12 @@ impl Engine {
             self.settings.fits_link
         };
         if fits { self.window.room(self.ops.copied_bytes(), guests) } else { Room::Yes }
+    }
+
+    /// Bytes that are to be copied and not on their way: dirty, or taken from what is dirty in a run and held for their turn.
+    fn not_begun_bytes(&self) -> u64 {
+        let chunks = self.tracking.dirty.dirty_chunks() + self.conflicts.held_chunks();
+        chunks.saturating_mul(self.granularity()).saturating_sub(self.ops.copied_bytes())
     }
 
     /// The job is ready and nobody wants it to end: what is dirty is what guests write, who may have the devices.

@@ -71,7 +71,11 @@ impl Leisure {
         if u64::from(copies) >= (window.base() / LEAST_COPY_NS).max(LEAST_IN_FLIGHT) {
             Room::Later
         } else if now < self.rests_until {
-            Room::At(self.rests_until)
+            // It may hurry again before a long rest is over.
+            match self.pace {
+                Pace::Resigned { until } if now < until => Room::At(until.min(self.rests_until)),
+                _ => Room::At(self.rests_until),
+            }
         } else {
             Room::Yes
         }
@@ -238,6 +242,21 @@ mod tests {
         ready.second(0);
         ready.dirty = MUCH;
         assert!(ready.second(0) > 10_000, "what was in vain once is forgotten when it is near");
+    }
+
+    #[test]
+    fn who_rests_long_is_woken_to_hurry_again() {
+        // SPEC C-14: a large copy on a slow link was worth more than the peace lasts.
+        let mut ready = Ready::new(10_000);
+        ready.dirty = 10 * MUCH;
+        ready.leisure.pace = Pace::Resigned { until: ready.now + FIRST_PEACE_NS };
+        ready.leisure.spend(ready.now, &ready.window, 2 * RATE);
+        assert_eq!(ready.room(0), Room::At(ready.now + FIRST_PEACE_NS));
+        ready.now = ready.now + FIRST_PEACE_NS;
+        assert_eq!(ready.room(0), Room::Yes);
+        ready.leisure.pace = Pace::Resigned { until: ready.now };
+        ready.dirty = 2 * RATE;
+        assert!(matches!(ready.room(0), Room::At(at) if at > ready.now), "not at once, for ever");
     }
 
     #[test]

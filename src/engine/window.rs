@@ -77,6 +77,8 @@ pub(super) struct Window {
     delivered_before: u64,
     /// The window has held something back in this round: what comes through is what the link can do.
     held_back: bool,
+    /// It has done so since the last copy was done.
+    holds_back: bool,
     /// Bytes per second in the last rounds.
     rates: [u64; ROUNDS],
     next_rate: usize,
@@ -107,6 +109,7 @@ impl Window {
             round_began: Nanos(0),
             delivered_before: 0,
             held_back: false,
+            holds_back: false,
             rates: [0; ROUNDS],
             next_rate: 0,
             rate: 0,
@@ -170,14 +173,14 @@ impl Window {
         self.has_guests = guests.is_some();
         let before = guests.unwrap_or(0).saturating_mul(GUESTS_WEIGH);
         if copies > 0 && (self.probing || copies.saturating_add(before) >= self.bytes(guests.is_some())) {
-            self.held_back = true;
+            (self.held_back, self.holds_back) = (true, true);
             return Room::Later;
         }
         // One copy is always on its way, or soon: a guest must not keep the disk from being copied for ever.
         if guests.is_some() && before >= self.bytes(true) {
             let next = self.next_trickle();
             if self.now < next {
-                self.held_back = true;
+                (self.held_back, self.holds_back) = (true, true);
                 return Room::At(next);
             }
         }
@@ -194,7 +197,7 @@ impl Window {
     pub(super) fn sent(&mut self, bytes: u64, alone: bool, behind: u64) -> Stamp {
         // Who sends others beside it hasn't asked for room: the user has said how many there may be. So none will be alone.
         self.probing &= alone;
-        if alone && !self.held_back && self.now.since(self.last_done) >= SHORTEST_ROUND_NS {
+        if alone && !self.holds_back && self.now.since(self.last_done) >= SHORTEST_ROUND_NS {
             // The time in which there was nothing to send says nothing about the link.
             self.begin_round();
         }
@@ -210,7 +213,7 @@ impl Window {
 
     /// A copy is done; `bytes` of it came through.
     pub(super) fn done(&mut self, stamp: Stamp, bytes: u64) {
-        self.last_done = self.now;
+        (self.last_done, self.holds_back) = (self.now, false);
         self.delivered += bytes;
         if bytes > 0
             && self.exact
@@ -578,6 +581,24 @@ mod tests {
             round(&mut window, &mut now, 200_000, true);
         }
         assert_eq!(window.rate(), 100_000_000);
+    }
+
+    #[test]
+    fn a_round_that_was_not_over_when_there_was_nothing_to_send_is_not_one_with_that_time() {
+        // SPEC C-7: all that there was came through in less than a round, and an hour later there is more.
+        let (mut window, mut now) = (Window::new(), MS);
+        lone(&mut window, &mut now, LEAST_COPY, 100 * US);
+        window.set_time(Nanos(now), true);
+        let stamps = [true, false].map(|alone| window.sent(1 << 20, alone, 0));
+        assert_eq!(window.room(2 << 20, None), Room::Later);
+        now += 100 * US;
+        window.set_time(Nanos(now), true);
+        for stamp in stamps {
+            window.done(stamp, 1 << 20);
+        }
+        now += 3_600_000 * MS;
+        lone(&mut window, &mut now, 1_000_000, 10 * MS);
+        assert_eq!(window.rate(), RATE);
     }
 
     #[test]

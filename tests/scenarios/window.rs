@@ -244,3 +244,31 @@ fn copies_that_the_target_makes_are_fitted_as_well() {
     assert!(under_way(&script).0 > 1, "{:?}", script.info());
     assert_eq!(script.info().reads.ops, 0);
 }
+
+#[test]
+fn a_ready_job_that_is_far_behind_on_a_slow_link_hurries_through_a_long_run() {
+    // SPEC C-14: what was taken from the dirty set to be copied is not copied yet.
+    let mut script = Script::with(large(), large());
+    script.begin(Options { max_io: 64 * KIB, ..fitted() });
+    script.settle();
+    // Ten megabytes a second.
+    let seconds = |script: &mut Script, done: &dyn Fn(&Script) -> bool| {
+        let began = script.now;
+        while !done(script) {
+            for _ in 0..5 {
+                slow_round_trip(script, 0);
+            }
+            slow_round_trip(script, 1);
+            assert!(script.now < began + 600_000 * MS, "{:?}", script.info());
+        }
+        (script.now - began) / (1000 * MS)
+    };
+    let first = seconds(&mut script, &|script| {
+        script.info().ready && script.info().dirty == 0 && !script.info().busy
+    });
+    script.filter.mark_dirty(bytes(0, 64 << 20)).expect("on the disk");
+    script.settle();
+    let again = seconds(&mut script, &|script| script.info().dirty == 0 && !script.info().busy);
+    // The last second's worth is copied at leisure.
+    assert!(again < first + 16, "{again} seconds, and {first} at first");
+}
