@@ -114,6 +114,8 @@ pub(super) struct Guests {
     carried_bytes: u64,
     carried_requests: u32,
     last_carried: Option<Nanos>,
+    /// One is not here yet, because there is no memory for it beside what is under way.
+    wait_for_memory: bool,
 }
 
 impl Guests {
@@ -125,6 +127,7 @@ impl Guests {
             carried_bytes: 0,
             carried_requests: 0,
             last_carried: None,
+            wait_for_memory: false,
         }
     }
 
@@ -144,6 +147,10 @@ impl Guests {
 
     pub(super) fn any(&self) -> bool {
         self.free.len() < self.slots.len()
+    }
+
+    pub(super) fn wait_for_memory(&self) -> bool {
+        self.wait_for_memory
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -227,6 +234,12 @@ impl Engine {
     pub fn next_guest(&self) -> OpId {
         let fresh = self.guests.slots.len() as u16;
         OpId::guest(self.guests.free.last().copied().unwrap_or(fresh))
+    }
+
+    /// Whether the background starts nothing, because a guest waits for memory and no other guest's end will give it any:
+    /// it is let in when nothing is under way, which would not come to pass before the whole disk is copied.
+    pub fn make_way_for_guest(&mut self, waits: bool) {
+        self.guests.wait_for_memory = waits && !self.guests.any();
     }
 
     /// Requests that are out, or about to be, at most.

@@ -164,7 +164,7 @@ impl Scan {
 impl Engine {
     /// Starts background operations until something runs out: dirty chunks, places, buffers, quota, or this round.
     pub(super) fn run_copy(&mut self) {
-        if !self.is_copying() || self.finish.is_decided() {
+        if !self.is_copying() || self.finish.is_decided() || self.guests.wait_for_memory() {
             return;
         }
         if !self.start_reservation() {
@@ -432,6 +432,19 @@ mod tests {
         assert_eq!(engine.longest_run(), 7);
         engine.settings.options.guest_first_io = 0;
         assert_eq!(engine.longest_run(), LONGEST_RUN_BESIDE_GUESTS / chunk);
+    }
+
+    #[test]
+    fn nothing_is_started_while_a_guest_waits_for_what_is_under_way() {
+        let mut engine = carrying();
+        engine.tracking.dirty.mark(ChunkRange::new(0, 1));
+        engine.make_way_for_guest(true);
+        engine.advance(Nanos(2));
+        assert!(engine.outbox().requests.is_empty() && !engine.outbox().more);
+        write(&mut engine, 0, 5);
+        engine.make_way_for_guest(true);
+        engine.advance(Nanos(2));
+        assert!(engine.ops.in_flight() > 0, "it waits for another guest");
     }
 
     #[test]

@@ -348,6 +348,70 @@ fn a_crowd_that_comes_when_all_memory_is_taken_is_served_or_refused() {
     }
 }
 
+/// Completes the older half of what the devices hold, so that the job always has something under way.
+fn complete_half(world: &mut World, devices: &[(u32, Tokens)]) {
+    for (device, tokens) in devices {
+        let mut held = tokens.lock().expect("one thread");
+        let older = held.len().div_ceil(2);
+        let older: Vec<u64> = held.drain(..older).collect();
+        drop(held);
+        for token in older {
+            world.module.try_call("mirror_device_complete", (*device, token, 0)).expect("it was out");
+        }
+    }
+}
+
+#[test]
+fn guests_that_find_no_memory_wait_for_what_is_under_way_and_not_for_the_whole_disk() {
+    let program = program(false);
+    let mut world = World::new(&program, 4 * MIB);
+    let case = Case {
+        length: 1 << 30,
+        keeps: false,
+        granularity: 65536,
+        buf_size: 1 << 20,
+        copy_mode: COPY_WRITE_BLOCKING,
+        in_flight: 16,
+        max_io: 65536,
+        ..cases()[0]
+    };
+    let devices = [slow_device(&mut world, case.length), slow_device(&mut world, case.length)];
+    let filter = world.filter(devices[0].0).expect("room for it");
+    let job = world.job(filter, devices[1].0, &case).expect("room for it");
+    world.module.try_call("mirror_job_start", (job,)).expect("it starts");
+    let out = world.out;
+    let mut now = 0;
+    let mut round = |world: &mut World| {
+        now += MS;
+        check(world.module.try_call("mirror_job_poll", (job, now, out)), "poll")
+            .expect("the reserve is there");
+        complete_half(world, &devices);
+    };
+    // The filter has room for them from earlier times.
+    for request in 0..1500_u64 {
+        world.guest("mirror_filter_read", filter, request * PAGE);
+    }
+    complete_all(&mut world, &devices);
+    world.outcomes();
+    for _ in 0..20 {
+        round(&mut world);
+    }
+    take_all(&mut world);
+    // So many that the table of them would be a large block of memory.
+    let mut waiting = 0;
+    for request in 0..3000_u64 {
+        let at = (1 << 30) - PAGE * (request + 1);
+        waiting += usize::from(world.guest_with("mirror_filter_write", filter, at, WRITE_STABLE));
+    }
+    assert!(waiting > 1000, "only {waiting} are accepted");
+    let waited = (0..5000).take_while(|_| {
+        round(&mut world);
+        world.outcomes().is_empty()
+    });
+    let waited = waited.count();
+    assert!(waited < 100, "for {waited} rounds");
+}
+
 /// Takes all that is left; what it took.
 fn take_all(world: &mut World) -> Vec<(u32, u32)> {
     let mut blocks = Vec::new();

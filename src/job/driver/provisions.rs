@@ -14,6 +14,7 @@ use std::collections::TryReserveError;
 impl Driver {
     /// Whether another guest can be let in.
     pub(super) fn has_guest_room(&mut self, shared: &Shared, engine: &mut Engine) -> bool {
+        engine.make_way_for_guest(false);
         if shared.inbox.is_empty() || !engine.has_guest_room() {
             return false;
         }
@@ -27,7 +28,9 @@ impl Driver {
             self.provide_for(&shared.requests, op, out)
         });
         // The first is let in all the same: what it needs is little, and nobody else will be done.
-        provided.is_ok() || out == 2
+        let has_room = provided.is_ok() || out == 2;
+        engine.make_way_for_guest(!has_room);
+        has_room
     }
 
     /// Takes what the job's own operations will need. `ENOMEM`.
