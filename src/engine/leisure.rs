@@ -106,6 +106,13 @@ impl Leisure {
         true
     }
 
+    /// Nothing is copied for a while: what hurry has gained until now says nothing.
+    pub(super) fn interrupt(&mut self) {
+        if matches!(self.pace, Pace::Hurries { .. }) {
+            self.pace = Pace::Calm;
+        }
+    }
+
     /// A copy begins.
     pub(super) fn spend(&mut self, now: Nanos, window: &Window, bytes: u64) {
         if let Pace::Hurries { copied, .. } = &mut self.pace {
@@ -257,6 +264,18 @@ mod tests {
         ready.leisure.pace = Pace::Resigned { until: ready.now };
         ready.dirty = 2 * RATE;
         assert!(matches!(ready.room(0), Room::At(at) if at > ready.now), "not at once, for ever");
+    }
+
+    #[test]
+    fn a_pause_is_no_hurry_in_vain() {
+        // SPEC C-14
+        let mut ready = Ready::new(10_000);
+        ready.dirty = 2 * MUCH;
+        assert_eq!(ready.room(1000), Room::Yes, "it hurries");
+        ready.leisure.spend(ready.now, &ready.window, PAGE);
+        ready.leisure.interrupt();
+        ready.now = ready.now + 3_600_000 * MS;
+        assert!(ready.second(0) > 10_000, "and goes on with that");
     }
 
     #[test]

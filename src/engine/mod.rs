@@ -478,6 +478,7 @@ impl Engine {
 
     /// A pause begins: what is planned and not started goes back to being dirty.
     fn hold_back(&mut self) {
+        self.leisure.interrupt();
         self.unplan_all();
         self.reopen_gate();
     }

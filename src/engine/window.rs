@@ -77,8 +77,8 @@ pub(super) struct Window {
     delivered_before: u64,
     /// The window has held something back in this round: what comes through is what the link can do.
     held_back: bool,
-    /// It has done so since the last copy was done.
-    holds_back: bool,
+    /// It has done so since the last copy was done: what is sent next was wanted before.
+    held_back_last: bool,
     /// Bytes per second in the last rounds.
     rates: [u64; ROUNDS],
     next_rate: usize,
@@ -109,7 +109,7 @@ impl Window {
             round_began: Nanos(0),
             delivered_before: 0,
             held_back: false,
-            holds_back: false,
+            held_back_last: false,
             rates: [0; ROUNDS],
             next_rate: 0,
             rate: 0,
@@ -173,14 +173,14 @@ impl Window {
         self.has_guests = guests.is_some();
         let before = guests.unwrap_or(0).saturating_mul(GUESTS_WEIGH);
         if copies > 0 && (self.probing || copies.saturating_add(before) >= self.bytes(guests.is_some())) {
-            (self.held_back, self.holds_back) = (true, true);
+            (self.held_back, self.held_back_last) = (true, true);
             return Room::Later;
         }
         // One copy is always on its way, or soon: a guest must not keep the disk from being copied for ever.
         if guests.is_some() && before >= self.bytes(true) {
             let next = self.next_trickle();
             if self.now < next {
-                (self.held_back, self.holds_back) = (true, true);
+                (self.held_back, self.held_back_last) = (true, true);
                 return Room::At(next);
             }
         }
@@ -197,7 +197,7 @@ impl Window {
     pub(super) fn sent(&mut self, bytes: u64, alone: bool, behind: u64) -> Stamp {
         // Who sends others beside it hasn't asked for room: the user has said how many there may be. So none will be alone.
         self.probing &= alone;
-        if alone && !self.holds_back && self.now.since(self.last_done) >= SHORTEST_ROUND_NS {
+        if alone && !self.held_back_last && self.now.since(self.last_done) >= SHORTEST_ROUND_NS {
             // The time in which there was nothing to send says nothing about the link.
             self.begin_round();
         }
@@ -213,7 +213,7 @@ impl Window {
 
     /// A copy is done; `bytes` of it came through.
     pub(super) fn done(&mut self, stamp: Stamp, bytes: u64) {
-        (self.last_done, self.holds_back) = (self.now, false);
+        (self.last_done, self.held_back_last) = (self.now, false);
         self.delivered += bytes;
         if bytes > 0
             && self.exact
@@ -235,6 +235,9 @@ impl Window {
     }
 
     fn look_at_base(&mut self, took: u64, probe: bool) {
+        if self.base_ns.is_none() && probe {
+            self.least_of_probes(took);
+        }
         if let Some(base) = self.base_ns {
             if took > base && !probe {
                 if self.now.since(self.base_seen) >= self.base_lasts(base) && self.held_back {
