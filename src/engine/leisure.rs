@@ -62,7 +62,8 @@ impl Leisure {
         Self { pace: Pace::Calm, peace_ns: FIRST_PEACE_NS, began: never, spent: 0, rests_until: never }
     }
 
-    /// Whether a ready job may begin another copy beside so many, with so many bytes dirty.
+    /// Whether a ready job may begin another copy beside so many, with so many bytes dirty. Looks at the pace as well, which
+    /// may change by it.
     pub(super) fn room(&mut self, now: Nanos, window: &Window, copies: u32, dirty: u64) -> Room {
         if self.hurries(now, window, dirty) {
             return Room::Yes;

@@ -1,5 +1,5 @@
-//! Copies that the target makes by itself (SPEC C-13): no byte goes through the process. What it can't copy so is copied through
-//! buffers, place by place, and it isn't asked any more when it seems that it never can.
+//! Copies that the target makes by itself (SPEC C-13): no byte goes through the process. What it can't copy so is copied
+//! through buffers, place by place, and it isn't asked any more when it seems that it never can.
 
 use super::copy::Started;
 use super::ops::OpState;

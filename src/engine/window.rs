@@ -2,10 +2,11 @@
 //!
 //! As many as come through in the time that a copy takes by itself, and in a short delay on top of that: `rate × (base +
 //! delay)`. The *rate* is the most that came through in one of the last rounds, guests' carried writes among it; a round
-//! lasts until a copy is done that was started in it. The *base* is the least that a copy took. So the window grows for as
-//! long as more comes through, and stays where more would only wait: what a guest's write finds queued before it is never
-//! more than the delay. The first copy is sent alone, and once in a while another, because the least of what was seen
-//! behind a queue is no base.
+//! lasts until a copy is done that was started in it. The *base* is the least that a copy took, among the last that were
+//! sent alone and those that were faster. So the window grows for as long as more comes through, and stays where more would
+//! only wait: what a guest's write finds queued before it is never more than the delay. The first copy is sent alone, and
+//! once in a while another (a *probe*), because the least of what was seen behind a queue is no base; sooner where guests
+//! wait for the link and the base was seen only once, since the host may have been elsewhere when it was.
 //!
 //! The model of the link is that of BBR (Cardwell, Cheng, Gunn, Yeganeh, Jacobson: "BBR: Congestion-Based Congestion
 //! Control", ACM Queue 14-5, 2016), the delay as a target that of LEDBAT (RFC 6817), for traffic that makes way for other.
